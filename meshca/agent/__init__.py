@@ -1,0 +1,1 @@
+"""The node agent: CA client, SVID cache and renewal planner, SDS relay."""

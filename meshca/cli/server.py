@@ -1,0 +1,117 @@
+"""`meshca init` and `meshca server`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from meshca.pki.keys import KeyAlgorithm
+
+DATA_DIR = typer.Option(..., "--data-dir", envvar="MESHCA_DATA_DIR", help="Where keys and state are kept.")
+PASSPHRASE_FILE = typer.Option(
+    None, "--passphrase-file", envvar="MESHCA_PASSPHRASE_FILE", help="File with the passphrase of the private keys."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command("init")(init)
+    app.command("server")(server)
+
+
+def init(
+    data_dir: Path = DATA_DIR,
+    trust_domain: str = typer.Option(..., "--trust-domain", envvar="MESHCA_TRUST_DOMAIN", help="Such as example.org."),
+    key_type: str = typer.Option("p256", "--key-type", help="The root's key: p256, p384, rsa3072 or rsa4096."),
+    root_ttl: str = typer.Option("3650d", "--root-ttl", help="How long the root lives, such as 3650d."),
+    issuer_key_type: str = typer.Option("p256", "--issuer-key-type", help="The issuing CA's key."),
+    issuer_ttl: str = typer.Option("30d", "--issuer-ttl", help="How long the first issuing CA lives."),
+    passphrase_file: Path | None = PASSPHRASE_FILE,
+) -> None:
+    """Make a new certificate authority: its root, its first issuing CA and its data directory.
+
+    Private keys are encrypted with the passphrase in --passphrase-file or MESHCA_PASSPHRASE. Without either one is
+    generated into the data directory, which is for development only.
+    """
+    import os
+
+    from meshca.authority.ring import AuthorityKind
+    from meshca.settings.sources import read_duration
+    from meshca.spiffe.ids import TrustDomain
+    from meshca.wiring.clock import SystemClock
+    from meshca.wiring.data_dir import Founding, create_data_dir, read_passphrase
+
+    founding = Founding(
+        TrustDomain(trust_domain),
+        _key_type("--key-type", key_type),
+        read_duration("--root-ttl", root_ttl),
+        _key_type("--issuer-key-type", issuer_key_type),
+        read_duration("--issuer-ttl", issuer_ttl),
+    )
+    passphrase = read_passphrase(passphrase_file, os.environ, None)
+    stored = create_data_dir(data_dir, founding, passphrase, SystemClock())
+    if passphrase is None:
+        print(
+            "meshca: warning: no passphrase was given; one was generated beside the keys it protects"
+            f" ({data_dir / 'passphrase'}). For production give --passphrase-file or MESHCA_PASSPHRASE.",
+            file=sys.stderr,
+        )
+    print(f"trust domain  {trust_domain}")
+    for kind in (AuthorityKind.ROOT, AuthorityKind.ISSUER):
+        authority = stored.ring.active(kind)
+        assert authority is not None
+        label = "root" if kind is AuthorityKind.ROOT else "issuing CA"
+        print(f"{label:<12}  {authority.id}, until {authority.not_after:%Y-%m-%d}")
+    print(f"data          {data_dir}")
+    print(f"next          meshca server --data-dir {data_dir}")
+
+
+def server(
+    data_dir: Path = DATA_DIR,
+    config: Path | None = typer.Option(None, "--config", envvar="MESHCA_CONFIG", help="A TOML file."),
+    token_listen: str | None = typer.Option(None, help="host:port for callers with tokens. Default 0.0.0.0:15012."),
+    mtls_listen: str | None = typer.Option(
+        None, help="host:port for callers with certificates. Default 0.0.0.0:15013."
+    ),
+    http_listen: str | None = typer.Option(None, help="host:port for probes and metrics. Default 127.0.0.1:15014."),
+    ready_file: Path | None = typer.Option(None, help="Written when serving: JSON with the addresses and the pid."),
+    workers: int | None = typer.Option(None, help="Signing processes. Default 1: the server itself."),
+    passphrase_file: Path | None = PASSPHRASE_FILE,
+    log_format: str | None = typer.Option(None, help="auto, json or console."),
+    log_level: str | None = typer.Option(None, help="debug, info, warning or error."),
+) -> None:
+    """Run the certificate authority. It never creates one: use `meshca init` first.
+
+    Each flag is also a key of the configuration file and an environment variable such as MESHCA_TOKEN_LISTEN.
+    """
+    from meshca.settings.server import ServerSettings
+    from meshca.settings.sources import load_settings
+    from meshca.wiring.server import run_server
+
+    flags = {
+        "data_dir": data_dir,
+        "token_listen": token_listen,
+        "mtls_listen": mtls_listen,
+        "http_listen": http_listen,
+        "ready_file": ready_file,
+        "workers": workers,
+        "passphrase_file": passphrase_file,
+        "log_format": log_format,
+        "log_level": log_level,
+    }
+    run_server(load_settings(ServerSettings, flags, config))
+
+
+def _key_type(flag: str, value: str) -> KeyAlgorithm:
+    from meshca.errors import invalid
+    from meshca.pki.keys import CA_ALGORITHMS, KeyAlgorithm
+
+    try:
+        return KeyAlgorithm(value)
+    except ValueError:
+        names = ", ".join(algorithm.value for algorithm in CA_ALGORITHMS)
+        raise invalid(f"{flag} {value!r} is not a key type: use one of {names}") from None

@@ -1,0 +1,1 @@
+"""Values into what data planes read: SDS secrets, Envoy configuration. Pure."""

@@ -1,0 +1,1 @@
+"""Implementations of the pluggable ports: key managers, JWKS sources."""

@@ -1,0 +1,137 @@
+"""Every protocol that crosses the I/O border, on one page.
+
+Ports are synchronous: the signing door's threads call them directly, coroutines hop with `asyncio.to_thread`. Each has
+one fake in `tests/fakes/`, which passes the same contract suite as the real implementations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from meshca.authority.ring import AuthorityRing
+from meshca.pki.keys import KeyAlgorithm
+from meshca.pki.records import CertificateRecord, LedgerPage, LedgerQuery
+from meshca.spiffe.peers import Caller, Peer
+from meshca.tokens.join import JoinToken
+from meshca.tokens.jwks import JwksDocument
+
+
+class Clock(Protocol):
+    """The time, so that tests own it."""
+
+    def now(self) -> datetime:
+        """Now, aware, in UTC."""
+        ...
+
+
+class Authenticator(Protocol):
+    """One way of proving who calls."""
+
+    def authenticate(self, peer: Peer, now: datetime) -> Caller | None:
+        """The caller, or None where the peer offers nothing of this authenticator's kind.
+
+        Raises UNAUTHENTICATED (with the precise reason, for our log only) where what it offers does not convince, and
+        UNAVAILABLE where that cannot be decided now.
+        """
+        ...
+
+
+class Signer(Protocol):
+    """A private key that stays where it is."""
+
+    @property
+    def algorithm(self) -> KeyAlgorithm:
+        """The key's algorithm; it fixes the signature algorithm (see `pki.signatures`)."""
+        ...
+
+    @property
+    def public_key_der(self) -> bytes:
+        """The DER SubjectPublicKeyInfo."""
+        ...
+
+    def sign(self, data: bytes) -> bytes:
+        """The signature over `data`, as X.509 carries it. Raises UNAVAILABLE where the key cannot be reached."""
+        ...
+
+
+class KeyManager(Protocol):
+    """Keeps CA keys. A key id is `[a-z0-9-]{1,64}`; any other is INVALID. UNAVAILABLE: out of reach."""
+
+    def generate(self, key_id: str, algorithm: KeyAlgorithm) -> Signer:
+        """A new key under `key_id`, durable when this returns. Raises CONFLICT where the id is taken."""
+        ...
+
+    def signer(self, key_id: str) -> Signer:
+        """The key of that id. Raises NOT_FOUND, or INTERNAL where it is there but cannot be opened."""
+        ...
+
+    def delete(self, key_id: str) -> None:
+        """Destroys the key; no error where there is none."""
+        ...
+
+
+class CertificateLedger(Protocol):
+    """The append-only record of every certificate."""
+
+    def record(self, records: Sequence[CertificateRecord]) -> None:
+        """Returns when all of `records` are durable; records none of them otherwise.
+
+        Concurrent calls share one durable flush. Raises UNAVAILABLE (the store is out; where it gave no answer in time
+        they may yet be recorded), EXHAUSTED (too much waits already), CONFLICT (a serial is known), INTERNAL (a value
+        that no record may have, such as a time with a fraction of a second).
+        """
+        ...
+
+    def find(self, query: LedgerQuery) -> LedgerPage:
+        """The records that match, newest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRing:
+    """A ring as stored; `revision` grows by one with each save."""
+
+    ring: AuthorityRing
+    revision: int
+
+
+class AuthorityStore(Protocol):
+    """Keeps the authority ring: one document, compare-and-swap."""
+
+    def load(self) -> StoredRing:
+        """The ring. Raises NOT_FOUND where none was ever saved, INTERNAL where it cannot be read back."""
+        ...
+
+    def save(self, ring: AuthorityRing, *, expected_revision: int) -> StoredRing:
+        """Saves durably if the stored revision is still `expected_revision` (0: nothing stored yet), else CONFLICT."""
+        ...
+
+
+class JoinTokenStore(Protocol):
+    """Keeps the hashes of join tokens."""
+
+    def add(self, token: JoinToken) -> None:
+        """Stores durably. Raises CONFLICT where the hash is known."""
+        ...
+
+    def redeem(self, token_hash: str, now: datetime) -> JoinToken:
+        """The token, marked as used in the same durable step: of any number of redeemers exactly one gets it.
+
+        Raises UNAUTHENTICATED where it is unknown, used or expired, and UNAVAILABLE where the store is out.
+        """
+        ...
+
+    def prune(self, now: datetime) -> int:
+        """Forgets tokens that expired; how many."""
+        ...
+
+
+class JwksSource(Protocol):
+    """Where the keys of a token issuer come from: a file or an HTTPS address."""
+
+    def fetch(self) -> JwksDocument:
+        """The key set as it is now, freshly read. Raises UNAVAILABLE (out of reach) or INVALID (not a usable set)."""
+        ...

@@ -1,0 +1,1 @@
+"""Use cases: classes of injected ports with a few public verbs."""

@@ -1,0 +1,134 @@
+"""Making authorities: a new key, a certificate prepared, linted, recorded, signed and verified."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from meshca.authority.ring import (
+    Advanced,
+    Authority,
+    AuthorityKind,
+    AuthorityRing,
+    AuthorityState,
+    Prepared,
+    Step,
+    apply_all,
+)
+from meshca.errors import conflict
+from meshca.pki.certificates import Issuer, PreparedCertificate
+from meshca.pki.keys import KeyAlgorithm, fingerprint
+from meshca.pki.lint import lint_issuer, lint_root
+from meshca.pki.prepare import prepare_issuer, prepare_root, subject_key_identifier
+from meshca.pki.records import CertificateRecord
+from meshca.pki.sign import sign, verify_issued
+from meshca.pki.signatures import SIGNATURE_ALGORITHMS
+from meshca.ports import AuthorityStore, CertificateLedger, Clock, KeyManager, Signer, StoredRing
+from meshca.services.issuance import random_serial
+from meshca.services.signing import issuer_of
+from meshca.spiffe.ids import TrustDomain
+from meshca.spiffe.peers import AuthenticationMethod
+
+
+class AuthorityMaker:
+    """Makes roots and issuing CAs whose keys live in our key manager."""
+
+    def __init__(
+        self, keys: KeyManager, ledger: CertificateLedger, clock: Clock, serials: Callable[[], int] = random_serial
+    ) -> None:
+        self._keys = keys
+        self._ledger = ledger
+        self._clock = clock
+        self._serials = serials
+
+    def make_root(self, trust_domain: TrustDomain, algorithm: KeyAlgorithm, ttl: timedelta) -> Authority:
+        """A new self-signed root, PREPARED. Its private key is durable when this returns."""
+        now = self._clock.now()
+        key_id, signer = self._generate(AuthorityKind.ROOT, algorithm)
+        spki = signer.public_key_der
+        prepared = prepare_root(spki, algorithm, trust_domain, serial=self._serials(), now=now, ttl=ttl)
+        lint_root(prepared, SIGNATURE_ALGORITHMS[algorithm], str(trust_domain.id))
+        self._record(prepared, trust_domain, now)
+        issued = sign(prepared, signer)
+        verify_issued(issued, Issuer(prepared.issuer_id, algorithm, issued.der))
+        return _authority(AuthorityKind.ROOT, prepared, issued.der, key_id)
+
+    def make_issuer(self, ring: AuthorityRing, algorithm: KeyAlgorithm, ttl: timedelta) -> Authority:
+        """A new issuing CA under the active root of `ring`, PREPARED.
+
+        Raises CONFLICT where there is no active root, INTERNAL where the root has expired.
+        """
+        root = ring.active(AuthorityKind.ROOT)
+        if root is None:
+            raise conflict("there is no active root to sign an issuing CA with")
+        now = self._clock.now()
+        parent_key = self._keys.signer(root.key_id)
+        parent = issuer_of(root, parent_key)
+        key_id, signer = self._generate(AuthorityKind.ISSUER, algorithm)
+        prepared = prepare_issuer(
+            signer.public_key_der, parent, ring.trust_domain, serial=self._serials(), now=now, ttl=ttl
+        )
+        lint_issuer(prepared, parent, str(ring.trust_domain.id), now)
+        self._record(prepared, ring.trust_domain, now, sequence=ring.sequence)
+        issued = sign(prepared, parent_key)
+        verify_issued(issued, parent)
+        return _authority(AuthorityKind.ISSUER, prepared, issued.der, key_id)
+
+    def _generate(self, kind: AuthorityKind, algorithm: KeyAlgorithm) -> tuple[str, Signer]:
+        key_id = f"{kind.value}-{secrets.token_hex(8)}"
+        return key_id, self._keys.generate(key_id, algorithm)
+
+    def _record(
+        self, prepared: PreparedCertificate, trust_domain: TrustDomain, now: datetime, *, sequence: int = 0
+    ) -> None:
+        record = CertificateRecord(
+            serial=prepared.serial_hex,
+            kind=prepared.kind.value,
+            spiffe_id=str(trust_domain.id),
+            dns_names=(),
+            caller_id=str(trust_domain.id),
+            method=AuthenticationMethod.LOCAL.value,
+            attested="authority",
+            key_fingerprint=fingerprint(prepared.spki),
+            issuer_id=prepared.issuer_id,
+            not_before=prepared.not_before,
+            not_after=prepared.not_after,
+            bundle_sequence=sequence,
+            recorded_at=now.replace(microsecond=0),
+        )
+        self._ledger.record([record])
+
+
+def found(
+    maker: AuthorityMaker,
+    store: AuthorityStore,
+    trust_domain: TrustDomain,
+    *,
+    root: tuple[KeyAlgorithm, timedelta],
+    issuer: tuple[KeyAlgorithm, timedelta],
+) -> StoredRing:
+    """A trust domain's first ring: an active root and an active issuing CA, saved.
+
+    Raises CONFLICT where the store holds a ring already.
+    """
+    ring = AuthorityRing(trust_domain)
+    first_root = maker.make_root(trust_domain, *root)
+    ring = apply_all(ring, Prepared(first_root), Advanced(first_root.id, Step.ACTIVATE))
+    first_issuer = maker.make_issuer(ring, *issuer)
+    ring = apply_all(ring, Prepared(first_issuer), Advanced(first_issuer.id, Step.ACTIVATE))
+    return store.save(ring, expected_revision=0)
+
+
+def _authority(kind: AuthorityKind, prepared: PreparedCertificate, der: bytes, key_id: str) -> Authority:
+    return Authority(
+        id=subject_key_identifier(prepared.spki).hex(),
+        kind=kind,
+        state=AuthorityState.PREPARED,
+        certificate=der,
+        chain=(),
+        issuer_id=prepared.issuer_id,
+        key_id=key_id,
+        not_before=prepared.not_before,
+        not_after=prepared.not_after,
+    )

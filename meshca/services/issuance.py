@@ -1,0 +1,163 @@
+"""Issuance: an authenticated caller and a CSR become a certificate.
+
+The order is law 2: prepared, linted, recorded durably, signed, checked. Called from the threads of the signing door.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from meshca.errors import MeshcaError, denied
+from meshca.pki.certificates import CertificateKind, IssuedCertificate, PreparedCertificate
+from meshca.pki.csr import CertificateRequest, parse_csr
+from meshca.pki.keys import fingerprint
+from meshca.pki.lint import lint_leaf
+from meshca.pki.prepare import SERIAL_BYTES, prepare, serial_from
+from meshca.pki.profiles import Grant, IssuanceProfile, choose_ttl
+from meshca.pki.records import CertificateRecord
+from meshca.pki.sign import sign
+from meshca.ports import CertificateLedger, Clock
+from meshca.services.enrolment import check_assignable
+from meshca.services.signing import Signing, SigningState
+from meshca.spiffe.bundles import TrustBundle
+from meshca.spiffe.ids import parse_workload_id
+from meshca.spiffe.peers import Caller
+
+
+def random_serial() -> int:
+    """A serial number from the operating system's randomness."""
+    return serial_from(secrets.token_bytes(SERIAL_BYTES))
+
+
+@dataclass(frozen=True, slots=True)
+class SigningRequest:
+    """One wish: a CSR (PEM or DER), a lifetime in seconds (0 or less: the default), an identity ("": the caller's)."""
+
+    csr: bytes
+    ttl_seconds: int = 0
+    spiffe_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedChain:
+    """A certificate with the state it was signed under: the issuer's chain and the trust bundle that go with it."""
+
+    certificate: IssuedCertificate
+    grant: Grant
+    state: SigningState
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    request: CertificateRequest
+    grant: Grant
+    prepared: PreparedCertificate
+
+
+class Issuance:
+    """Signs certificates for workloads, and for the server itself."""
+
+    def __init__(
+        self,
+        signing: Signing,
+        ledger: CertificateLedger,
+        clock: Clock,
+        profile: IssuanceProfile,
+        serials: Callable[[], int] = random_serial,
+    ) -> None:
+        self._signing = signing
+        self._ledger = ledger
+        self._clock = clock
+        self._profile = profile
+        self._serials = serials
+
+    def issue(self, caller: Caller, request: SigningRequest) -> IssuedChain:
+        """One certificate.
+
+        Raises INVALID (reasons `CSR_ERROR`, `TTL_ERROR`), DENIED, INTERNAL (`CA_NOT_READY`, `CERT_GEN_ERROR`),
+        UNAVAILABLE where the ledger cannot be written (nothing was signed).
+        """
+        state, now = self._signing.current(), self._clock.now()
+        draft = self._draft(caller, request, state, now)
+        return self._certify(caller, [draft], state, now)[0]
+
+    def issue_batch(self, caller: Caller, requests: Sequence[SigningRequest]) -> list[IssuedChain | MeshcaError]:
+        """One answer for each request, in order; the good ones share a durable write.
+
+        Raises what concerns all of them: INTERNAL (`CA_NOT_READY`), UNAVAILABLE (ledger).
+        """
+        state, now = self._signing.current(), self._clock.now()
+        drafts = [self._try_draft(caller, request, state, now) for request in requests]
+        good = [draft for draft in drafts if isinstance(draft, _Draft)]
+        issued = iter(self._certify(caller, good, state, now))
+        return [next(issued) if isinstance(draft, _Draft) else draft for draft in drafts]
+
+    def issue_granted(
+        self, caller: Caller, request: CertificateRequest, grant: Grant, kind: CertificateKind
+    ) -> IssuedChain:
+        """A certificate for a grant that was decided elsewhere: the server's own."""
+        state, now = self._signing.current(), self._clock.now()
+        draft = self._prepare(request, grant, kind, state, now)
+        return self._certify(caller, [draft], state, now)[0]
+
+    def bundle(self) -> TrustBundle:
+        """The trust bundle that goes with what is issued now. Raises INTERNAL (`CA_NOT_READY`)."""
+        return self._signing.current().bundle
+
+    def _try_draft(
+        self, caller: Caller, request: SigningRequest, state: SigningState, now: datetime
+    ) -> _Draft | MeshcaError:
+        try:
+            return self._draft(caller, request, state, now)
+        except MeshcaError as error:
+            return error
+
+    def _draft(self, caller: Caller, request: SigningRequest, state: SigningState, now: datetime) -> _Draft:
+        ttl = choose_ttl(request.ttl_seconds, self._profile)
+        check_assignable(caller.id, state.bundle.trust_domain)
+        _check_entitled(caller, request.spiffe_id)
+        csr = parse_csr(request.csr, self._profile.key_types)
+        return self._prepare(csr, Grant(caller.id, ttl), CertificateKind.LEAF, state, now)
+
+    def _prepare(
+        self, request: CertificateRequest, grant: Grant, kind: CertificateKind, state: SigningState, now: datetime
+    ) -> _Draft:
+        serial = self._serials()
+        prepared = prepare(request, grant, state.issuer, self._profile, serial=serial, now=now, kind=kind)
+        lint_leaf(prepared, grant, request.family, state.issuer, self._profile, now)
+        return _Draft(request, grant, prepared)
+
+    def _certify(
+        self, caller: Caller, drafts: Sequence[_Draft], state: SigningState, now: datetime
+    ) -> list[IssuedChain]:
+        if drafts:
+            self._ledger.record([_record(caller, draft, state, now) for draft in drafts])
+        return [IssuedChain(sign(draft.prepared, state.signer), draft.grant, state) for draft in drafts]
+
+
+def _check_entitled(caller: Caller, wanted: str) -> None:
+    """A caller may hold its own identity and no other."""
+    if wanted and parse_workload_id(wanted) != caller.id:
+        raise denied(f"spiffe_id {wanted!r} is not the caller's: {caller.id} may hold only itself")
+
+
+def _record(caller: Caller, draft: _Draft, state: SigningState, now: datetime) -> CertificateRecord:
+    prepared = draft.prepared
+    return CertificateRecord(
+        serial=prepared.serial_hex,
+        kind=prepared.kind.value,
+        spiffe_id=str(draft.grant.subject),
+        dns_names=draft.grant.dns_names,
+        caller_id=str(caller.id),
+        method=caller.method.value,
+        attested=caller.attested,
+        key_fingerprint=fingerprint(prepared.spki),
+        issuer_id=prepared.issuer_id,
+        not_before=prepared.not_before,
+        not_after=prepared.not_after,
+        bundle_sequence=state.bundle.sequence,
+        recorded_at=now.replace(microsecond=0),
+    )

@@ -1,0 +1,157 @@
+"""The server's configuration."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from meshca.pki.keys import CA_ALGORITHMS, DEFAULT_FAMILIES, KeyAlgorithm, KeyFamily
+from meshca.pki.prepare import CA_BACKDATE
+from meshca.settings.sources import Duration, Section, Settings
+
+MAX_TTL_CEILING = timedelta(days=90)
+
+
+class JwtIssuerSettings(Section):
+    """A token issuer that is believed, and how its claims become an identity."""
+
+    issuer: str = Field(min_length=1)
+    audiences: tuple[str, ...] = Field(min_length=1)
+    jwks_file: Path | None = None
+    jwks_url: str | None = None
+    jwks_ca_file: Path | None = None  # roots for jwks_url; default: the system's
+    algorithms: tuple[str, ...] = ("RS256", "ES256")
+    # "kubernetes" maps `system:serviceaccount:<ns>:<sa>`; otherwise a path template such as /repo/{repository_owner}
+    identity: str = "kubernetes"
+    leeway: Duration = timedelta(seconds=30)
+    max_lifetime: Duration | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.jwks_file is None) == (self.jwks_url is None):
+            raise ValueError("give exactly one of jwks_file and jwks_url")
+        if self.jwks_url is not None and not self.jwks_url.startswith("https://"):
+            raise ValueError("jwks_url must start with https://")
+        if self.jwks_ca_file is not None and self.jwks_url is None:
+            raise ValueError("jwks_ca_file goes with jwks_url")
+        return self
+
+
+class LeafSettings(Section):
+    """What workload certificates look like."""
+
+    default_ttl: Duration = timedelta(hours=1)
+    max_ttl: Duration = timedelta(hours=24)
+    backdate: Duration = timedelta(seconds=60)
+    key_types: frozenset[KeyFamily] = DEFAULT_FAMILIES
+    organization: Annotated[str, Field(max_length=64)] = ""  # in the subject; default: an empty subject
+
+    @model_validator(mode="after")
+    def _ttls(self) -> Self:
+        if self.max_ttl > MAX_TTL_CEILING:
+            raise ValueError(f"max_ttl is {self.max_ttl}: at most 90d are allowed")
+        if not timedelta(seconds=1) <= self.default_ttl <= self.max_ttl:
+            raise ValueError(f"default_ttl is {self.default_ttl}: it must lie between 1s and max_ttl ({self.max_ttl})")
+        if not self.key_types:
+            raise ValueError("key_types must not be empty")
+        return self
+
+
+class IssuerSettings(Section):
+    """Issuing CAs: how long they live, and when the next is prepared and put to use (fractions of the lifetime)."""
+
+    ttl: Duration = timedelta(days=30)
+    key_type: KeyAlgorithm = KeyAlgorithm.P256
+    prepare_at: Annotated[float, Field(gt=0, lt=1)] = 1 / 2
+    activate_at: Annotated[float, Field(gt=0, lt=1)] = 5 / 6
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if not self.prepare_at < self.activate_at:
+            raise ValueError("prepare_at must lie before activate_at")
+        if self.key_type not in CA_ALGORITHMS:
+            names = ", ".join(algorithm.value for algorithm in CA_ALGORITHMS)
+            raise ValueError(f"key_type {self.key_type.value} cannot be an authority's: use one of {names}")
+        if self.ttl * self.activate_at <= CA_BACKDATE * (1 - self.activate_at):
+            raise ValueError(
+                f"ttl is {self.ttl}: each issuing CA would be due for replacement when it is made; raise it"
+            )
+        return self
+
+
+class LimitSettings(Section):
+    """Bounds on what peers may do. Rates are per peer: its address on the token listener, its identity on the other."""
+
+    requests_per_second: Annotated[float, Field(gt=0)] = 200.0
+    burst: Annotated[int, Field(ge=1)] = 400
+    threads: Annotated[int, Field(ge=1, le=256)] = 32
+    max_concurrent_calls: Annotated[int, Field(ge=1)] = 4096
+    max_connection_age: Duration = timedelta(minutes=30)
+
+
+class ServerSettings(Settings):
+    """`meshca server`: flags, `MESHCA_…` and the TOML file."""
+
+    data_dir: Path
+    token_listen: str = "0.0.0.0:15012"  # noqa: S105  # an address, no token
+    mtls_listen: str = "0.0.0.0:15013"
+    http_listen: str = "127.0.0.1:15014"
+    # what agents are told of the mTLS listener; default: the host they called and our mTLS port
+    advertise_mtls: str | None = None
+    admin_socket: Path | None = None  # default: admin.sock in the data directory
+    ready_file: Path | None = None
+    tick: Annotated[Duration, Field(gt=timedelta(0))] = timedelta(seconds=10)
+    server_certificate_ttl: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(hours=24)
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    server_names: tuple[str, ...] = ("istiod.istio-system.svc",)
+    passphrase_file: Path | None = None
+    log_format: Literal["auto", "json", "console"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    shutdown_grace: Duration = timedelta(seconds=10)
+    leaf: LeafSettings = LeafSettings()
+    issuer: IssuerSettings = IssuerSettings()
+    limits: LimitSettings = LimitSettings()
+    jwt_issuers: tuple[JwtIssuerSettings, ...] = ()
+
+    @field_validator("token_listen", "mtls_listen", "http_listen")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        parse_listen_address(value)
+        return value
+
+    @model_validator(mode="after")
+    def _rotation_keeps_promises(self) -> Self:
+        """A leaf must never outlive its issuer: past activate_at only this much of an issuer's life is left."""
+        promised = self.issuer.ttl * (1 - self.issuer.activate_at)
+        if self.leaf.max_ttl > promised:
+            raise ValueError(
+                f"leaf.max_ttl is {self.leaf.max_ttl}, but rotation guarantees only {promised}"
+                f" (issuer.ttl {self.issuer.ttl} x (1 - activate_at {self.issuer.activate_at:.3f})):"
+                " lower leaf.max_ttl or raise issuer.ttl"
+            )
+        longest = self.issuer.ttl * (self.issuer.activate_at - self.issuer.prepare_at)
+        if self.tick > longest:
+            raise ValueError(f"tick is {self.tick}: issuing CAs of {self.issuer.ttl} need one at least every {longest}")
+        return self
+
+
+def parse_listen_address(value: str) -> tuple[str, int]:
+    """`host:port` or `[ipv6]:port`; the host is an IP address or `localhost`. Raises ValueError for anything else."""
+    host, colon, port = value.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{value!r} is not host:port, such as 127.0.0.1:15012")
+    bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if bracketed else host
+    if host == "localhost":
+        return host, int(port)
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        raise ValueError(f"{value!r}: listen on an IP address or localhost, not on {bare!r}") from None
+    if bracketed != (address.version == 6):
+        raise ValueError(f"{value!r}: brackets are for IPv6 addresses, and those need them: [::1]:15012")
+    return bare, int(port)

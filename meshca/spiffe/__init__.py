@@ -1,0 +1,1 @@
+"""SPIFFE ids, trust bundles and X509-SVID verification. Pure: no I/O, no clock."""

@@ -1,0 +1,1 @@
+"""Implementations of the stores behind the ports: memory and SQL."""

@@ -1,0 +1,92 @@
+"""Values to rows and back. A row that cannot be read as a value is INTERNAL: our state is damaged, or not ours."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from meshca.errors import MeshcaError, internal
+from meshca.pki.records import CertificateRecord
+from meshca.spiffe.ids import SpiffeId
+from meshca.stores.tables import CertificateRow, JoinTokenRow
+from meshca.tokens.join import JoinToken
+
+
+def to_seconds(time: datetime, name: str) -> int:
+    """Whole seconds since 1970 of an aware time. Raises INTERNAL where rounding would be needed, or a time zone."""
+    if time.tzinfo is None or time.microsecond:
+        raise internal(f"{name} {time.isoformat()} is not a UTC time in whole seconds")
+    return int(time.timestamp())
+
+
+def from_seconds(seconds: int) -> datetime:
+    """The aware UTC time of whole seconds since 1970."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def certificate_values(record: CertificateRecord) -> dict[str, Any]:
+    """The columns of a ledger line, for bulk inserts. Raises INTERNAL for a time that is not in whole seconds."""
+    return {
+        "serial": record.serial,
+        "kind": record.kind,
+        "spiffe_id": record.spiffe_id,
+        "dns_names": json.dumps(record.dns_names) if record.dns_names else "[]",
+        "caller_id": record.caller_id,
+        "method": record.method,
+        "attested": record.attested,
+        "key_fingerprint": record.key_fingerprint,
+        "issuer_id": record.issuer_id,
+        "not_before": to_seconds(record.not_before, "not_before"),
+        "not_after": to_seconds(record.not_after, "not_after"),
+        "bundle_sequence": record.bundle_sequence,
+        "recorded_at": to_seconds(record.recorded_at, "recorded_at"),
+    }
+
+
+def certificate_record(row: CertificateRow) -> CertificateRecord:
+    """The record of a ledger line. Raises INTERNAL where the line cannot be read."""
+    try:
+        return CertificateRecord(
+            serial=row.serial,
+            kind=row.kind,
+            spiffe_id=row.spiffe_id,
+            dns_names=_names(row.dns_names),
+            caller_id=row.caller_id,
+            method=row.method,
+            attested=row.attested,
+            key_fingerprint=row.key_fingerprint,
+            issuer_id=row.issuer_id,
+            not_before=from_seconds(row.not_before),
+            not_after=from_seconds(row.not_after),
+            bundle_sequence=row.bundle_sequence,
+            recorded_at=from_seconds(row.recorded_at),
+        )
+    except (ValueError, TypeError, OverflowError, OSError) as error:
+        raise internal(f"ledger line {row.id} cannot be read: {error}; restore it from a backup") from error
+
+
+def join_token_row(token: JoinToken) -> JoinTokenRow:
+    """The unused row of a join token. Raises INTERNAL for a time that is not in whole seconds."""
+    return JoinTokenRow(
+        token_hash=token.token_hash,
+        spiffe_id=str(token.spiffe_id),
+        created_at=to_seconds(token.created_at, "created_at"),
+        expires_at=to_seconds(token.expires_at, "expires_at"),
+    )
+
+
+def join_token(row: JoinTokenRow) -> JoinToken:
+    """The join token of a row. Raises INTERNAL where the row cannot be read."""
+    try:
+        spiffe_id = SpiffeId.parse(row.spiffe_id)
+        return JoinToken(row.token_hash, spiffe_id, from_seconds(row.created_at), from_seconds(row.expires_at))
+    except (MeshcaError, ValueError, TypeError, AttributeError, OverflowError, OSError) as error:
+        raise internal(f"join token {row.token_hash[:16]} cannot be read: {error}") from error
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = json.loads(text)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("dns_names is not a list of names")
+    return tuple(names)

@@ -1,0 +1,116 @@
+"""What every process of the server has: stores, keys, and the services on them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from meshca.authority.schedule import IssuerPolicy
+from meshca.errors import invalid
+from meshca.pki.profiles import IssuanceProfile
+from meshca.plugins.jwks import FileJwksSource, HttpsJwksSource
+from meshca.ports import Authenticator, JwksSource
+from meshca.services.authentication import (
+    Authentication,
+    CachedJwks,
+    JoinTokenAuthenticator,
+    JwtAuthenticator,
+    SvidAuthenticator,
+)
+from meshca.services.authorities import AuthorityMaker
+from meshca.services.enrolment import Enrolment
+from meshca.services.issuance import Issuance
+from meshca.services.rotation import Rotation
+from meshca.services.server_identity import ServerIdentity, server_names
+from meshca.services.signing import Signing
+from meshca.settings.server import JwtIssuerSettings, ServerSettings, parse_listen_address
+from meshca.spiffe.ids import TrustDomain
+from meshca.stores.sql import SqlStores
+from meshca.tokens.identities import identity_mapping
+from meshca.tokens.verification import TokenRule
+from meshca.wiring.clock import SystemClock
+from meshca.wiring.data_dir import DataDir, open_keys, open_stores, read_passphrase
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The services of one server process."""
+
+    stores: SqlStores
+    clock: SystemClock
+    signing: Signing
+    rotation: Rotation
+    issuance: Issuance
+    enrolment: Enrolment
+    identity: ServerIdentity
+    authentication: Authentication
+
+
+def build_core(settings: ServerSettings) -> Core:
+    """Opens existing state and builds the services on it.
+
+    Creates nothing: raises NOT_FOUND, INVALID or INTERNAL, in one clear line, for state that is missing, foreign or
+    cannot be decrypted (law 6).
+    """
+    data_dir = DataDir(settings.data_dir)
+    stores = open_stores(data_dir)
+    try:
+        return _build(settings, data_dir, stores)
+    except BaseException:
+        stores.close()
+        raise
+
+
+def _build(settings: ServerSettings, data_dir: DataDir, stores: SqlStores) -> Core:
+    passphrase = read_passphrase(settings.passphrase_file, os.environ, data_dir)
+    if passphrase is None:
+        raise invalid("the private keys are encrypted: give --passphrase-file or MESHCA_PASSPHRASE")
+    keys = open_keys(data_dir, passphrase)
+    clock, signing, leaf = SystemClock(), Signing(), settings.leaf
+    maker = AuthorityMaker(keys, stores.ledger, clock)
+    issuer = settings.issuer
+    policy = IssuerPolicy(issuer.ttl, issuer.prepare_at, issuer.activate_at, leaf.max_ttl, slack=settings.tick)
+    rotation = Rotation(stores.authorities, keys, maker, signing, clock, policy, issuer.key_type)
+    trust_domain = rotation.refresh().trust_domain
+    profile = IssuanceProfile(leaf.default_ttl, leaf.max_ttl, leaf.backdate, leaf.key_types, leaf.organization)
+    issuance = Issuance(signing, stores.ledger, clock, profile)
+    hosts = [parse_listen_address(address)[0] for address in (settings.token_listen, settings.mtls_listen)]
+    names = server_names(settings.server_names, hosts)
+    return Core(
+        stores=stores,
+        clock=clock,
+        signing=signing,
+        rotation=rotation,
+        issuance=issuance,
+        enrolment=Enrolment(stores.join_tokens, clock, trust_domain),
+        identity=ServerIdentity(issuance, signing, clock, trust_domain, names, settings.server_certificate_ttl),
+        authentication=Authentication(_authenticators(settings, trust_domain, signing, stores, clock)),
+    )
+
+
+def _authenticators(
+    settings: ServerSettings, trust_domain: TrustDomain, signing: Signing, stores: SqlStores, clock: SystemClock
+) -> tuple[Authenticator, ...]:
+    return (
+        SvidAuthenticator(lambda: {trust_domain: signing.current().bundle}, trust_domain),
+        *(_jwt_authenticator(issuer, trust_domain, clock) for issuer in settings.jwt_issuers),
+        JoinTokenAuthenticator(stores.join_tokens),
+    )
+
+
+def _jwt_authenticator(issuer: JwtIssuerSettings, trust_domain: TrustDomain, clock: SystemClock) -> JwtAuthenticator:
+    rule = TokenRule(
+        issuer=issuer.issuer,
+        audiences=issuer.audiences,
+        algorithms=issuer.algorithms,
+        leeway=issuer.leeway,
+        max_lifetime=issuer.max_lifetime,
+    )
+    return JwtAuthenticator(rule, identity_mapping(issuer.identity), CachedJwks(_source(issuer), clock), trust_domain)
+
+
+def _source(issuer: JwtIssuerSettings) -> JwksSource:
+    if issuer.jwks_file is not None:
+        return FileJwksSource(issuer.jwks_file)
+    assert issuer.jwks_url is not None
+    return HttpsJwksSource(issuer.jwks_url, ca_file=issuer.jwks_ca_file)

@@ -1,0 +1,208 @@
+"""The server process: opens the state, opens the doors, ticks, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from prometheus_client import CollectorRegistry
+
+from meshca.authority.ring import AuthorityKind
+from meshca.errors import MeshcaError
+from meshca.http.app import build_app
+from meshca.http.metrics import Metrics
+from meshca.http.server import serve
+from meshca.proto.meshca.v1 import admin_pb2_grpc
+from meshca.rpc.admin import AdminDoor
+from meshca.rpc.listeners import Listener, ListenerLimits
+from meshca.settings.server import ServerSettings, parse_listen_address
+from meshca.wiring.core import Core, build_core
+from meshca.wiring.data_dir import DataDir, check_socket_path, lock_data_dir
+from meshca.wiring.door import Door, DoorAddresses
+from meshca.wiring.exposition import WorkerTotals
+from meshca.wiring.logs import configure_logging
+from meshca.wiring.workers import Workers
+
+_log = structlog.get_logger("meshca.server")
+
+ADMIN_SERVICE = "meshca.v1.AdminService"
+
+
+def run_server(settings: ServerSettings) -> None:
+    """Runs the server until SIGTERM or SIGINT; raises what keeps it from starting."""
+    configure_logging(settings.log_format, settings.log_level)
+    os.umask(0o077)
+    asyncio.run(Server(settings).run())
+
+
+class Server:
+    """One server process."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Starts everything in order, waits for the signal, ends everything in the opposite order."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            await self._stop.wait()
+            _log.info("stopping", grace_seconds=self._settings.shutdown_grace.total_seconds())
+        _log.info("stopped")
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        settings = self._settings
+        data_dir = DataDir(settings.data_dir)
+        admin_socket = check_socket_path((settings.admin_socket or data_dir.admin_socket).absolute())
+        stack.callback(os.close, lock_data_dir(data_dir))
+        core = await asyncio.to_thread(build_core, settings)
+        stack.push_async_callback(asyncio.to_thread, core.stores.close)
+        await asyncio.to_thread(self._first_tick, core)
+
+        metrics = Metrics(lambda: core.signing.current().ring, ledger=core.stores.ledger)
+        totals = WorkerTotals(metrics.registry)
+        checks = _checks(core)
+        if settings.workers > 1:
+            addresses = await self._start_workers(totals, checks, stack)
+        else:
+            addresses = await self._open_door(core, metrics, stack)
+        await asyncio.to_thread(self._open_admin, core, admin_socket, stack)
+        http = await self._open_http(totals, checks, stack)
+        self._start_scheduler(core, metrics, stack)
+        self._announce(addresses, http, admin_socket, stack)
+
+    def _first_tick(self, core: Core) -> None:
+        core.rotation.tick()
+        core.identity.ensure()
+
+    async def _open_door(self, core: Core, metrics: Metrics, stack: AsyncExitStack) -> DoorAddresses:
+        door = Door(core, self._settings, metrics)
+        addresses = await asyncio.to_thread(door.open)
+        stack.push_async_callback(asyncio.to_thread, door.close)
+        return addresses
+
+    async def _start_workers(
+        self, totals: WorkerTotals, checks: dict[str, Callable[[], str | None]], stack: AsyncExitStack
+    ) -> DoorAddresses:
+        workers = Workers(self._settings, totals)
+        stack.push_async_callback(workers.stop)
+        await workers.start()
+        checks["workers"] = lambda: (
+            "no signing worker is running" if workers.missing == self._settings.workers else None
+        )
+        return workers.addresses
+
+    def _open_admin(self, core: Core, path: Path, stack: AsyncExitStack) -> None:
+        path.unlink(missing_ok=True)  # the data directory's lock says that nobody else serves it
+        listener = Listener((), (ADMIN_SERVICE,), ListenerLimits(4, 64, timedelta(hours=1)))
+        door = AdminDoor(core.signing, core.stores.ledger, core.enrolment)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(door, listener.server)
+        listener.bind_unix(str(path))
+        os.chmod(path, 0o600)
+        listener.start()
+        stack.callback(path.unlink, missing_ok=True)
+        stack.callback(self._close_admin, listener)
+
+    @staticmethod
+    def _close_admin(listener: Listener) -> None:
+        listener.begin_stop(timedelta(seconds=1))()
+
+    async def _open_http(
+        self, totals: WorkerTotals, checks: dict[str, Callable[[], str | None]], stack: AsyncExitStack
+    ) -> str:
+        host, port = parse_listen_address(self._settings.http_listen)
+        registry = CollectorRegistry()
+        registry.register(totals)
+        handle = await serve(host, port, build_app(checks, registry))
+        stack.push_async_callback(handle.stop)
+        return handle.address
+
+    def _start_scheduler(self, core: Core, metrics: Metrics, stack: AsyncExitStack) -> None:
+        scheduler = AsyncIOScheduler(timezone=UTC)
+        every = self._settings.tick
+        self._add_job(scheduler, metrics, "rotation", every, core.rotation.tick)
+        self._add_job(scheduler, metrics, "server_certificate", every, core.identity.ensure)
+        self._add_job(scheduler, metrics, "join_tokens", max(every, timedelta(minutes=10)), core.enrolment.prune)
+        scheduler.start()
+        stack.callback(scheduler.shutdown, wait=False)
+
+    @staticmethod
+    def _add_job(
+        scheduler: AsyncIOScheduler, metrics: Metrics, name: str, every: timedelta, step: Callable[[], object]
+    ) -> None:
+        async def tick() -> None:
+            try:
+                await asyncio.to_thread(step)
+            except MeshcaError as error:
+                _log.error("tick_failed", job=name, kind=error.kind.value, reason=error.message)
+            else:
+                metrics.ticked(name, datetime.now(UTC))
+
+        _schedule(scheduler, tick, name, every)
+
+    def _announce(self, addresses: DoorAddresses, http: str, admin: Path, stack: AsyncExitStack) -> None:
+        facts = {
+            "token": addresses.token,
+            "mtls": addresses.mtls,
+            "http": http,
+            "admin": str(admin),
+            "pid": os.getpid(),
+        }
+        ready_file = self._settings.ready_file
+        if ready_file is not None:
+            _write_whole(ready_file, json.dumps(facts) + "\n")
+            stack.callback(ready_file.unlink, missing_ok=True)
+        _log.info("serving", **facts)
+
+
+def _schedule(scheduler: AsyncIOScheduler, tick: Callable[[], Awaitable[None]], name: str, every: timedelta) -> None:
+    scheduler.add_job(
+        tick,
+        "interval",
+        seconds=every.total_seconds(),
+        id=name,
+        coalesce=True,
+        max_instances=1,
+        misfire_grace_time=None,
+        jitter=min(1.0, every.total_seconds() / 10),
+    )
+
+
+def _checks(core: Core) -> dict[str, Callable[[], str | None]]:
+    """What must hold for the server to be ready; each tells its problem, or None."""
+    return {
+        "authority": lambda: _authority_problem(core),
+        "certificate": lambda: _certificate_problem(core),
+        "ledger": lambda: None if core.stores.ledger.alive else "the ledger's writer has stopped",
+    }
+
+
+def _authority_problem(core: Core) -> str | None:
+    active = core.signing.current().ring.active(AuthorityKind.ISSUER)
+    if active is None or active.not_after <= core.clock.now():
+        return "the issuing CA has expired"
+    return None
+
+
+def _certificate_problem(core: Core) -> str | None:
+    material = core.identity.material
+    if material is None or material.not_after <= core.clock.now():
+        return "the server's own certificate has expired"
+    return None
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, "utf-8")
+    os.replace(temporary, path)

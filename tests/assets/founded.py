@@ -1,0 +1,99 @@
+"""A founded trust domain: real services over stores and keys in memory, and a clock that the test moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from meshca.authority.ring import AuthorityKind, AuthorityRing
+from meshca.authority.schedule import IssuerPolicy
+from meshca.pki.keys import KeyAlgorithm
+from meshca.pki.profiles import IssuanceProfile
+from meshca.services.authorities import AuthorityMaker, found
+from meshca.services.issuance import Issuance
+from meshca.services.rotation import Rotation
+from meshca.services.signing import Signing
+from meshca.spiffe.ids import SpiffeId
+from meshca.spiffe.peers import AuthenticationMethod, Caller
+from meshca.stores.memory import MemoryAuthorityStore, MemoryLedger
+from tests.assets.authorities import FOUNDED, MESH
+from tests.fakes.clock import SetClock
+from tests.fakes.failing import CrashingAuthorityStore, JournalledKeyManager, JournalledLedger
+from tests.fakes.key_manager import MemoryKeyManager
+
+POLICY = IssuerPolicy(timedelta(days=30), 1 / 2, 5 / 6, timedelta(hours=24))
+WORKLOAD = Caller(SpiffeId.parse("spiffe://example.org/ns/a/sa/b"), AuthenticationMethod.JOIN_TOKEN, "0123456789abcdef")
+
+
+@dataclass
+class FoundedCa:
+    """Everything of one server that has no socket. `restart` gives a second server on the same state."""
+
+    clock: SetClock
+    memory_keys: MemoryKeyManager
+    keys: JournalledKeyManager
+    ledger: JournalledLedger
+    store: CrashingAuthorityStore
+    policy: IssuerPolicy = POLICY
+    profile: IssuanceProfile = field(default_factory=IssuanceProfile)
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """New services, as after a crash: only what is durable is left."""
+        self.signing = Signing()
+        self.maker = AuthorityMaker(self.keys, self.ledger, self.clock)
+        self.rotation = self.second_rotation(self.signing)
+        self.issuance = Issuance(self.signing, self.ledger, self.clock, self.profile)
+
+    def second_rotation(self, signing: Signing) -> Rotation:
+        """Another server's rotation on the same stores."""
+        return Rotation(self.store, self.keys, self.maker, signing, self.clock, self.policy, KeyAlgorithm.P256)
+
+    @property
+    def ring(self) -> AuthorityRing:
+        """The ring as stored."""
+        return self.store.load().ring
+
+    @property
+    def journal(self) -> list[str]:
+        """The names of what was asked of the ledger and of signers, in order."""
+        return [name for name, _ in self.ledger.journal]
+
+    def forget_journal(self) -> None:
+        """Begins the journal anew."""
+        self.ledger.journal.clear()
+
+    def key_ids(self) -> set[str]:
+        """The keys that the key manager holds."""
+        return set(self.memory_keys._signers)
+
+    def issuer_key_ids(self) -> set[str]:
+        """The keys that the ring says its issuers have."""
+        return {a.key_id for a in self.ring.of(AuthorityKind.ISSUER)}
+
+
+def found_ca(
+    *,
+    policy: IssuerPolicy = POLICY,
+    profile: IssuanceProfile | None = None,
+    root_ttl: timedelta = timedelta(days=3650),
+    algorithm: KeyAlgorithm = KeyAlgorithm.P256,
+) -> FoundedCa:
+    """A server that has just begun, its ring loaded."""
+    keys = MemoryKeyManager()
+    ledger = JournalledLedger(MemoryLedger())
+    ca = FoundedCa(
+        SetClock(FOUNDED),
+        keys,
+        JournalledKeyManager(keys, ledger.journal),
+        ledger,
+        CrashingAuthorityStore(MemoryAuthorityStore()),
+        policy,
+        profile or IssuanceProfile(),
+    )
+    found(ca.maker, ca.store, MESH, root=(algorithm, root_ttl), issuer=(algorithm, policy.ttl))
+    ca.rotation.refresh()
+    ca.forget_journal()
+    return ca

@@ -1,0 +1,98 @@
+"""When the next issuing CA is prepared, put to use, and the last one forgotten."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
+from meshca.authority.schedule import Action, Activate, IssuerPolicy, PrepareIssuer, Prune, decide
+from tests.assets.authorities import FOUNDED
+from tests.assets.rings import authority, ring_of
+
+DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
+POLICY = IssuerPolicy(30 * DAY, 1 / 2, 5 / 6, DAY)
+ISSUER = AuthorityKind.ISSUER
+PREPARED, ACTIVE, OLD, TAINTED, REVOKED = AuthorityState
+
+
+def issuer(index: int, state: AuthorityState, born: int = 0, last_leaf: datetime | None = None) -> Authority:
+    """An issuing CA born on a day, with 30 days to live."""
+    return authority(index, ISSUER, state, not_before=FOUNDED + born * DAY, last_leaf_not_after=last_leaf)
+
+
+def at(day: float) -> datetime:
+    return FOUNDED + day * DAY
+
+
+FIRST, SECOND_ONE = issuer(1, ACTIVE), issuer(2, PREPARED, born=15)
+PREPARE, USE_SECOND = PrepareIssuer(), Activate("issuer2")
+
+CASES: dict[str, tuple[tuple[Authority, ...], datetime, tuple[Action, ...]]] = {
+    "nothing is due in the first half": ((FIRST,), at(15) - SECOND, ()),
+    "the next is prepared at half life": ((FIRST,), at(15), (PREPARE,)),
+    "it is not prepared twice": ((FIRST, SECOND_ONE), at(16), ()),
+    "it waits for five sixths": ((FIRST, SECOND_ONE), at(25) - SECOND, ()),
+    "it is put to use at five sixths": ((FIRST, SECOND_ONE), at(25), (USE_SECOND,)),
+    "without a prepared one, one is made late": ((FIRST,), at(25), (PREPARE,)),
+    "an expired one is replaced": ((FIRST,), at(40), (PREPARE,)),
+    "an expired one is replaced by the prepared one": ((FIRST, SECOND_ONE), at(40), (USE_SECOND,)),
+    "a prepared one that expired is no use": ((FIRST, issuer(2, PREPARED, -40)), at(16), (PREPARE, Prune("issuer2"))),
+    "a prepared one that expired is forgotten": ((FIRST, issuer(2, PREPARED, -40)), at(1), (Prune("issuer2"),)),
+    "without an active one, one is made": ((), at(0), (PREPARE,)),
+    "without an active one, the prepared one is used": ((issuer(2, PREPARED),), at(1), (USE_SECOND,)),
+    "of two prepared ones the first is used": (
+        (FIRST, SECOND_ONE, issuer(3, PREPARED, born=16)),
+        at(25),
+        (USE_SECOND,),
+    ),
+    "an old one stays while a leaf may live": ((FIRST, issuer(0, OLD, -20, at(2))), at(2) - SECOND, ()),
+    "an old one goes with its last leaf": ((FIRST, issuer(0, OLD, -20, at(2))), at(2), (Prune("issuer0"),)),
+    "an old one goes with its own end": ((FIRST, issuer(0, OLD, -29, at(2))), at(1), (Prune("issuer0"),)),
+    "without a bound, an old one stays to its end": ((FIRST, issuer(0, OLD, -20)), at(10) - SECOND, ()),
+    "a tainted one goes with its last leaf": ((FIRST, issuer(0, TAINTED, -20, at(2))), at(2), (Prune("issuer0"),)),
+    "a revoked one goes with its last leaf": ((FIRST, issuer(0, REVOKED, -20, at(2))), at(2), (Prune("issuer0"),)),
+    "the active one is never forgotten": ((issuer(1, ACTIVE, -90),), at(0), (PREPARE,)),
+    "several old ones go at once, after what is urgent": (
+        (issuer(0, OLD, -90), FIRST, issuer(9, OLD, -80)),
+        at(25),
+        (PREPARE, Prune("issuer0"), Prune("issuer9")),
+    ),
+    "nothing is due before the clock reaches the issuer": ((FIRST,), at(-100), ()),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_decides(case: str) -> None:
+    authorities, now, actions = CASES[case]
+    root = authority(7, AuthorityKind.ROOT, ACTIVE, ttl=3650 * DAY)
+    assert decide(ring_of(root, *authorities), POLICY, now) == actions
+
+
+def test_roots_and_jwt_keys_are_left_alone() -> None:
+    others = [authority(i, kind, OLD) for i, kind in enumerate((AuthorityKind.ROOT, AuthorityKind.JWT))]
+    assert decide(ring_of(FIRST, *others), POLICY, at(1)) == ()
+    assert decide(ring_of(*others, issuer(8, ACTIVE, 100)), POLICY, at(100)) == ()
+
+
+def under(root_ends: datetime, *authorities: Authority) -> AuthorityRing:
+    root = replace(authority(7, AuthorityKind.ROOT, ACTIVE, ttl=3650 * DAY), not_after=root_ends)
+    return ring_of(root, *(replace(a, issuer_id=root.id) for a in authorities))
+
+
+def test_an_issuer_that_could_not_sign_a_leaf_of_full_length_is_replaced_early() -> None:
+    """As after `leaf.max_ttl` was raised, or an `init` with a short first issuing CA."""
+    generous = IssuerPolicy(30 * DAY, 1 / 2, 5 / 6, 20 * DAY)
+    assert decide(under(at(3650), FIRST), generous, at(10) - SECOND) == ()
+    assert decide(under(at(3650), FIRST), generous, at(10)) == (PREPARE,)
+    assert decide(under(at(3650), FIRST, SECOND_ONE), generous, at(10)) == (USE_SECOND,)
+    late = replace(generous, slack=2 * DAY)
+    assert decide(under(at(3650), FIRST), late, at(8)) == (PREPARE,)
+
+
+def test_an_issuer_that_ends_with_its_root_has_no_successor() -> None:
+    ends_together = under(FIRST.not_after, FIRST)
+    for day in (1, 16, 26, 29.999, 30, 31):
+        assert decide(ends_together, POLICY, at(day)) == ()

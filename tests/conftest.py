@@ -1,0 +1,32 @@
+"""What every test shares: readable failures, reproducible Hypothesis runs, short directories for Unix sockets."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# contract suites fail as readably as tests do; once for all rooms, before any of them imports one
+pytest.register_assert_rewrite("tests.contracts")
+
+# `ci` gives the same examples each time; `explore` looks for new ones: HYPOTHESIS_PROFILE=explore scripts/test …
+settings.register_profile("ci", derandomize=True, deadline=None, database=None, print_blob=True)
+settings.register_profile(
+    "explore", max_examples=2000, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture
+def short_tmp() -> Iterator[Path]:
+    """A private directory with a path of about 20 bytes: a Unix socket's path may have 107, and tmp_path is longer."""
+    directory = Path(tempfile.mkdtemp(prefix="meshca-", dir="/tmp"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

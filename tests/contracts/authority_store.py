@@ -1,0 +1,89 @@
+"""What every `AuthorityStore` does. Subclasses give the fixture `authorities`: an empty one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import pytest
+
+from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
+from meshca.errors import ErrorKind, MeshcaError
+from meshca.ports import AuthorityStore, StoredRing
+from meshca.spiffe.ids import TrustDomain
+from tests.contracts.crowd import all_at_once
+
+NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+
+
+def a_ring(sequence: int = 3) -> AuthorityRing:
+    """A ring that uses every field of an authority. Stores do not look inside certificates."""
+    root = Authority(
+        id="aa" * 20,
+        kind=AuthorityKind.ROOT,
+        state=AuthorityState.ACTIVE,
+        certificate=b"\x30\x03\x02\x01\x01",
+        chain=(),
+        issuer_id="aa" * 20,
+        key_id="root-1",
+        not_before=NOW,
+        not_after=NOW + timedelta(days=3650),
+        bundle_sequence=2,
+    )
+    issuer = replace(
+        root,
+        id="bb" * 20,
+        kind=AuthorityKind.ISSUER,
+        state=AuthorityState.OLD,
+        certificate=bytes(range(256)),
+        chain=(b"\x30\x00", b"\xff"),
+        key_id="issuer-1",
+        bundle_sequence=0,
+        last_leaf_not_after=NOW + timedelta(hours=24),
+    )
+    return AuthorityRing(TrustDomain("example.org"), sequence, (root, issuer))
+
+
+def _save(store: AuthorityStore, revision: int, sequence: int) -> StoredRing:
+    return store.save(a_ring(sequence), expected_revision=revision)
+
+
+class AuthorityStoreContract:
+    def test_without_a_ring_there_is_nothing_to_load(self, authorities: AuthorityStore) -> None:
+        with pytest.raises(MeshcaError) as caught:
+            authorities.load()
+        assert caught.value.kind is ErrorKind.NOT_FOUND
+
+    def test_loads_what_was_saved(self, authorities: AuthorityStore) -> None:
+        saved = authorities.save(a_ring(), expected_revision=0)
+        assert saved == StoredRing(a_ring(), 1)
+        assert authorities.load() == saved
+
+    def test_each_save_is_the_next_revision(self, authorities: AuthorityStore) -> None:
+        authorities.save(a_ring(1), expected_revision=0)
+        authorities.save(a_ring(2), expected_revision=1)
+        assert authorities.load() == StoredRing(a_ring(2), 2)
+
+    @pytest.mark.parametrize("expected", [0, 1, 3])
+    def test_a_save_that_expects_another_revision_is_a_conflict(
+        self, authorities: AuthorityStore, expected: int
+    ) -> None:
+        authorities.save(a_ring(1), expected_revision=0)
+        authorities.save(a_ring(2), expected_revision=1)
+        with pytest.raises(MeshcaError) as caught:
+            authorities.save(a_ring(9), expected_revision=expected)
+        assert caught.value.kind is ErrorKind.CONFLICT
+        assert authorities.load() == StoredRing(a_ring(2), 2)
+
+    def test_a_first_save_must_expect_none(self, authorities: AuthorityStore) -> None:
+        with pytest.raises(MeshcaError) as caught:
+            authorities.save(a_ring(), expected_revision=1)
+        assert caught.value.kind is ErrorKind.CONFLICT
+
+    def test_of_many_savers_exactly_one_wins_each_revision(self, authorities: AuthorityStore) -> None:
+        for revision in range(3):
+            outcomes = all_at_once(8, partial(_save, authorities, revision))
+            won = [outcome for outcome in outcomes if isinstance(outcome, StoredRing)]
+            assert won == [authorities.load()]
+            assert {o.kind for o in outcomes if isinstance(o, MeshcaError)} == {ErrorKind.CONFLICT}

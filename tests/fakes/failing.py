@@ -1,0 +1,102 @@
+"""Ports that fail when a test says so, and that keep the order of what was asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from meshca.authority.ring import AuthorityRing
+from meshca.errors import unavailable
+from meshca.pki.keys import KeyAlgorithm
+from meshca.pki.records import CertificateRecord, LedgerPage, LedgerQuery
+from meshca.ports import AuthorityStore, CertificateLedger, KeyManager, Signer, StoredRing
+
+Journal = list[tuple[str, object]]
+
+
+@dataclass
+class JournalledLedger:
+    """`ports.CertificateLedger`: writes down each call; raises UNAVAILABLE, and records nothing, while `out`."""
+
+    inner: CertificateLedger
+    journal: Journal = field(default_factory=list)
+    out: bool = False
+
+    def record(self, records: Sequence[CertificateRecord]) -> None:
+        self.journal.append(("record", tuple(records)))
+        if self.out:
+            raise unavailable("the ledger cannot be written: database or disk is full", retry_after=1.0)
+        self.inner.record(records)
+
+    def find(self, query: LedgerQuery) -> LedgerPage:
+        return self.inner.find(query)
+
+
+@dataclass(frozen=True)
+class JournalledSigner:
+    """`ports.Signer`: writes down each signature before it makes it."""
+
+    inner: Signer
+    journal: Journal
+
+    @property
+    def algorithm(self) -> KeyAlgorithm:
+        return self.inner.algorithm
+
+    @property
+    def public_key_der(self) -> bytes:
+        return self.inner.public_key_der
+
+    def sign(self, data: bytes) -> bytes:
+        self.journal.append(("sign", data))
+        return self.inner.sign(data)
+
+
+@dataclass
+class JournalledKeyManager:
+    """`ports.KeyManager` whose signers keep a journal; `delete` raises UNAVAILABLE once after `fail_delete`."""
+
+    inner: KeyManager
+    journal: Journal = field(default_factory=list)
+    fail_delete: bool = False
+
+    def generate(self, key_id: str, algorithm: KeyAlgorithm) -> Signer:
+        return JournalledSigner(self.inner.generate(key_id, algorithm), self.journal)
+
+    def signer(self, key_id: str) -> Signer:
+        return JournalledSigner(self.inner.signer(key_id), self.journal)
+
+    def delete(self, key_id: str) -> None:
+        if self.fail_delete:
+            self.fail_delete = False
+            raise unavailable("the key manager is out")
+        self.inner.delete(key_id)
+
+
+@dataclass
+class CrashingAuthorityStore:
+    """`ports.AuthorityStore` that raises UNAVAILABLE at the next save: before it is durable, or just after.
+
+    `overtake` is called once, at the next save: what somebody else does between our look and our save.
+    """
+
+    inner: AuthorityStore
+    overtake: Callable[[], object] | None = None
+    fail_before: bool = False
+    fail_after: bool = False
+
+    def load(self) -> StoredRing:
+        return self.inner.load()
+
+    def save(self, ring: AuthorityRing, *, expected_revision: int) -> StoredRing:
+        if self.overtake is not None:
+            overtake, self.overtake = self.overtake, None
+            overtake()
+        if self.fail_before:
+            self.fail_before = False
+            raise unavailable("the store went away before it saved")
+        saved = self.inner.save(ring, expected_revision=expected_revision)
+        if self.fail_after:
+            self.fail_after = False
+            raise unavailable("the store went away after it saved")
+        return saved

@@ -1,0 +1,129 @@
+"""HTTP load in plain asyncio: every request on a new connection, every failure kept with its reason."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from meshca.compile.envoy_addresses import Address, PipeAddress
+
+TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP answer. Header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+async def get(
+    address: Address,
+    path: str = "/",
+    *,
+    headers: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
+    seconds: float = TIMEOUT_SECONDS,
+) -> Response:
+    """One GET on a new connection. Raises OSError, TimeoutError or ValueError where no whole answer comes."""
+    async with asyncio.timeout(seconds):
+        reader, writer = await _connect(address, tls)
+        try:
+            lines = [f"GET {path} HTTP/1.1", "host: load", "connection: close"]
+            lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+            writer.write("\r\n".join([*lines, "", ""]).encode())
+            await writer.drain()
+            return _parse(await reader.read())
+        finally:
+            writer.close()
+
+
+async def _connect(address: Address, tls: ssl.SSLContext | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    name = "load" if tls is not None else None
+    if isinstance(address, PipeAddress):
+        return await asyncio.open_unix_connection(address.path, ssl=tls, server_hostname=name)
+    return await asyncio.open_connection(address.host, address.port, ssl=tls, server_hostname=name)
+
+
+def _parse(answer: bytes) -> Response:
+    head, separator, body = answer.partition(b"\r\n\r\n")
+    if not separator:
+        raise ConnectionError(f"the connection ended after {len(answer)} bytes, within the answer's head")
+    status_line, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if headers.get("transfer-encoding") == "chunked":
+        body = _dechunk(body)
+    elif int(headers.get("content-length", len(body))) != len(body):
+        raise ConnectionError(f"the connection ended after {len(body)} of {headers['content-length']} bytes")
+    return Response(int(status_line.split(" ")[1]), headers, body)
+
+
+def _dechunk(body: bytes) -> bytes:
+    whole = b""
+    while True:
+        size, separator, body = body.partition(b"\r\n")
+        length = int(size or b"-1", 16)
+        if not separator or len(body) < length + 2:
+            raise ConnectionError("the connection ended within a chunk")
+        if length == 0:
+            return whole
+        whole, body = whole + body[:length], body[length + 2 :]
+
+
+@dataclass(slots=True)
+class Load:
+    """Continuous requests while the `async with` block runs; `sent` and `failed` may be read at any time.
+
+    Each of `clients` sends one request after the other. A failure is anything but status 200, and is kept as text.
+    """
+
+    address: Address
+    path: str = "/"
+    clients: int = 2
+    pause: float = 0.002
+    sent: int = 0
+    failed: list[str] = field(default_factory=list)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _stopping: bool = False
+    _progress: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._client()) for _ in range(self.clients)]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # requests under way are finished and counted, never cut off
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+
+    async def reach(self, count: int, seconds: float = 30.0) -> None:
+        """Waits until `count` more requests were sent."""
+        goal = self.sent + count
+        async with asyncio.timeout(seconds):
+            while self.sent < goal:
+                self._progress.clear()
+                await self._progress.wait()
+
+    async def _client(self) -> None:
+        while not self._stopping:
+            await self._once()
+            await asyncio.sleep(self.pause)
+
+    async def _once(self) -> None:
+        try:
+            response = await get(self.address, self.path)
+        except (OSError, TimeoutError, ValueError) as error:
+            self.failed.append(f"{type(error).__name__}: {error}")
+        else:
+            if response.status != 200:
+                self.failed.append(f"{response.status} {response.body[:200]!r}")
+        self.sent += 1
+        self._progress.set()

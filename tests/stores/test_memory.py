@@ -1,0 +1,28 @@
+"""The stores in memory keep the contracts."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshca.stores.memory import MemoryAuthorityStore, MemoryJoinTokenStore, MemoryLedger
+from tests.contracts.authority_store import AuthorityStoreContract
+from tests.contracts.join_token_store import JoinTokenStoreContract
+from tests.contracts.ledger import LedgerContract
+
+
+class TestMemoryLedger(LedgerContract):
+    @pytest.fixture
+    def ledger(self) -> MemoryLedger:
+        return MemoryLedger()
+
+
+class TestMemoryAuthorityStore(AuthorityStoreContract):
+    @pytest.fixture
+    def authorities(self) -> MemoryAuthorityStore:
+        return MemoryAuthorityStore()
+
+
+class TestMemoryJoinTokenStore(JoinTokenStoreContract):
+    @pytest.fixture
+    def join_tokens(self) -> MemoryJoinTokenStore:
+        return MemoryJoinTokenStore()
