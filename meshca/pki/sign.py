@@ -22,10 +22,15 @@ class SigningKey(Protocol):
 def sign(prepared: PreparedCertificate, key: SigningKey) -> IssuedCertificate:
     """The certificate. Raises INTERNAL (reason `CERT_GEN_ERROR`) where its signed bytes are not the prepared ones."""
     der = assemble(prepared.tbs, prepared.signature_algorithm, key.sign(prepared.tbs))
-    certificate = x509.load_der_x509_certificate(der)
-    if certificate.tbs_certificate_bytes != prepared.tbs or not certificate.signature:
+    if not _holds(der, prepared) or not x509.load_der_x509_certificate(der).signature:
         raise internal("the signed certificate is not the prepared one; it was not given out", reason="CERT_GEN_ERROR")
     return IssuedCertificate(der, prepared)
+
+
+def _holds(der: bytes, prepared: PreparedCertificate) -> bool:
+    """Whether the certificate begins with the prepared bytes: behind a header of four octets, as any certificate of
+    256 to 65,535 octets has it, and no other is ours."""
+    return der[:2] == b"\x30\x82" and der.startswith(prepared.tbs, 4)
 
 
 def verify_issued(issued: IssuedCertificate, issuer: Issuer) -> None:

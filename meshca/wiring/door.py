@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import dataclass
 
@@ -53,6 +54,9 @@ class Door:
         token = self._bind(self._token, self._settings.token_listen, client_certificates=False)
         mtls = self._bind(self._mtls, self._settings.mtls_listen, client_certificates=True)
         self._advertised = self._advertised or mtls
+        # what is loaded by now stays: the collector need not go through it again and again while the door is open
+        gc.collect()
+        gc.freeze()
         self._token.start()
         self._mtls.start()
         return DoorAddresses(token, mtls)
