@@ -26,9 +26,9 @@ from meshca.pki.certificates import (
 )
 from meshca.pki.csr import CertificateRequest
 from meshca.pki.keys import KeyAlgorithm, KeyFamily
-from meshca.pki.profiles import Grant, IssuanceProfile
+from meshca.pki.profiles import Grant, IPAddress, IssuanceProfile
 from meshca.pki.signatures import SIGNATURE_ALGORITHMS
-from meshca.spiffe.ids import TrustDomain
+from meshca.spiffe.ids import SpiffeId, TrustDomain
 
 SERIAL_BYTES = 20
 CA_BACKDATE = timedelta(minutes=1)  # of CA certificates, for skewed clocks
@@ -67,7 +67,7 @@ def prepare(
     """
     not_before, not_after = _leaf_validity(grant.ttl, issuer, profile, now)
     extensions = [
-        _subject_alt_name(_san(grant), subject_is_empty=not profile.organization),
+        _subject_alt_name(grant.subject, grant.dns_names, grant.ip_addresses, critical=not profile.organization),
         _LEAF_BASIC_CONSTRAINTS,
         _LEAF_KEY_USAGE[request.family],
         _LEAF_EXTENDED_KEY_USAGE,
@@ -211,19 +211,18 @@ def _ceil(moment: datetime) -> datetime:
     return floor if floor == moment else floor + _SECOND
 
 
-def _san(grant: Grant) -> x509.SubjectAlternativeName:
-    return x509.SubjectAlternativeName(
-        [
-            x509.UniformResourceIdentifier(str(grant.subject)),
-            *(x509.DNSName(name) for name in grant.dns_names),
-            *(x509.IPAddress(address) for address in grant.ip_addresses),
-        ]
-    )
-
-
-def _subject_alt_name(san: x509.SubjectAlternativeName, *, subject_is_empty: bool) -> Extension:
-    """Critical where the subject is empty, and only there (RFC 5280 section 4.2.1.6)."""
-    return extension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, critical=subject_is_empty, value=san)
+@lru_cache(maxsize=4096)
+def _subject_alt_name(
+    subject: SpiffeId, dns_names: tuple[str, ...], ip_addresses: tuple[IPAddress, ...], *, critical: bool
+) -> Extension:
+    """Critical where the subject is empty, and only there (RFC 5280 section 4.2.1.6). Workloads come back."""
+    names = [
+        x509.UniformResourceIdentifier(str(subject)),
+        *(x509.DNSName(name) for name in dns_names),
+        *(x509.IPAddress(address) for address in ip_addresses),
+    ]
+    san = x509.SubjectAlternativeName(names)
+    return extension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, critical=critical, value=san)
 
 
 @lru_cache(maxsize=8)
