@@ -40,6 +40,12 @@ class MeshcaError(Exception):
         self.reason = reason
 
 
+def detached(error: MeshcaError) -> MeshcaError:
+    """The same error without its past, to be kept or raised elsewhere: a traceback, or a cause's, holds the frames of
+    the whole call, and they it, until a garbage collection comes by."""
+    return MeshcaError(error.kind, error.message, retry_after=error.retry_after, reason=error.reason)
+
+
 def invalid(message: str, *, reason: str | None = None) -> MeshcaError:
     """An INVALID error: the input is wrong and will stay wrong."""
     return MeshcaError(ErrorKind.INVALID, message, reason=reason)

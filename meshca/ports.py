@@ -117,6 +117,10 @@ class JoinTokenStore(Protocol):
         """Stores durably. Raises CONFLICT where the hash is known."""
         ...
 
+    def find(self, token_hash: str, now: datetime) -> JoinToken:
+        """The token, if it could be redeemed now; changes nothing, and waits for no writer. Raises as `redeem` does."""
+        ...
+
     def redeem(self, token_hash: str, now: datetime) -> JoinToken:
         """The token, marked as used in the same durable step: of any number of redeemers exactly one gets it.
 

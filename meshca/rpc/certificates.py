@@ -119,8 +119,8 @@ class CertificateDoor:
         self._metrics.sign_failed(reason)
         self._metrics.refused(error.kind.value)
         _log.info("signing_refused", caller=str(caller.id), kind=error.kind.value, error=reason, reason=error.message)
-        if reason == "IMPERSONATION":
-            _abort(context, error, _OPAQUE_IMPERSONATION)
+        if error.kind is ErrorKind.UNAUTHENTICATED:
+            _abort(context, error, _OPAQUE_IMPERSONATION if reason == "IMPERSONATION" else _OPAQUE)
         _abort(context, error, f"CSR signing error ({_outward(error)})")
 
     def _batch_response(

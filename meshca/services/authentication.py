@@ -15,7 +15,7 @@ from functools import partial
 
 import structlog
 
-from meshca.errors import ErrorKind, MeshcaError, invalid, unauthenticated, unavailable
+from meshca.errors import ErrorKind, MeshcaError, detached, invalid, unauthenticated, unavailable
 from meshca.ports import Authenticator, Clock, JoinTokenStore, JwksSource
 from meshca.spiffe.bundles import TrustBundle
 from meshca.spiffe.ids import TrustDomain
@@ -133,7 +133,7 @@ class JwtAuthenticator:
 
 
 class JoinTokenAuthenticator:
-    """A single-use join token. Authenticating spends it, so this comes last, after all else that may refuse a call."""
+    """A single-use join token. It is only looked at here; issuance spends it, when nothing else can refuse the call."""
 
     def __init__(self, store: JoinTokenStore) -> None:
         self._store = store
@@ -141,11 +141,12 @@ class JoinTokenAuthenticator:
     def authenticate(self, peer: Peer, now: datetime) -> Caller | None:
         """See `ports.Authenticator`."""
         tokens = [token for token in peer.bearer_tokens if looks_like_join_token(token)]
-        return _first_success(partial(self._redeem, token, now) for token in tokens)
+        return _first_success(partial(self._find, token, now) for token in tokens)
 
-    def _redeem(self, token: str, now: datetime) -> Caller:
-        redeemed = self._store.redeem(hash_join_token(token), now)
-        return Caller(redeemed.spiffe_id, AuthenticationMethod.JOIN_TOKEN, f"join token {redeemed.short_id}")
+    def _find(self, token: str, now: datetime) -> Caller:
+        found = self._store.find(hash_join_token(token), now)
+        attested = f"join token {found.short_id}"
+        return Caller(found.spiffe_id, AuthenticationMethod.JOIN_TOKEN, attested, join_token=found.token_hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +299,7 @@ def _first_success(attempts: Iterable[Callable[[], Caller | None]]) -> Caller | 
         except MeshcaError as error:
             if error.kind not in (ErrorKind.UNAUTHENTICATED, ErrorKind.UNAVAILABLE):
                 raise
-            refusals.append(error)
+            refusals.append(detached(error))
         else:
             if caller is not None:
                 return caller

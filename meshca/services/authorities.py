@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 from meshca.authority.ring import (
@@ -45,13 +46,13 @@ class AuthorityMaker:
     def make_root(self, trust_domain: TrustDomain, algorithm: KeyAlgorithm, ttl: timedelta) -> Authority:
         """A new self-signed root, PREPARED. Its private key is durable when this returns."""
         now = self._clock.now()
-        key_id, signer = self._generate(AuthorityKind.ROOT, algorithm)
-        spki = signer.public_key_der
-        prepared = prepare_root(spki, algorithm, trust_domain, serial=self._serials(), now=now, ttl=ttl)
-        lint_root(prepared, SIGNATURE_ALGORITHMS[algorithm], str(trust_domain.id))
-        self._record(prepared, trust_domain, now)
-        issued = sign(prepared, signer)
-        verify_issued(issued, Issuer(prepared.issuer_id, algorithm, issued.der))
+        with self._new_key(AuthorityKind.ROOT, algorithm) as (key_id, signer):
+            spki = signer.public_key_der
+            prepared = prepare_root(spki, algorithm, trust_domain, serial=self._serials(), now=now, ttl=ttl)
+            lint_root(prepared, SIGNATURE_ALGORITHMS[algorithm], str(trust_domain.id))
+            self._record(prepared, trust_domain, now)
+            issued = sign(prepared, signer)
+            verify_issued(issued, Issuer(prepared.issuer_id, algorithm, issued.der))
         return _authority(AuthorityKind.ROOT, prepared, issued.der, key_id)
 
     def make_issuer(self, ring: AuthorityRing, algorithm: KeyAlgorithm, ttl: timedelta) -> Authority:
@@ -65,19 +66,29 @@ class AuthorityMaker:
         now = self._clock.now()
         parent_key = self._keys.signer(root.key_id)
         parent = issuer_of(root, parent_key)
-        key_id, signer = self._generate(AuthorityKind.ISSUER, algorithm)
-        prepared = prepare_issuer(
-            signer.public_key_der, parent, ring.trust_domain, serial=self._serials(), now=now, ttl=ttl
-        )
-        lint_issuer(prepared, parent, str(ring.trust_domain.id), now)
-        self._record(prepared, ring.trust_domain, now, sequence=ring.sequence)
-        issued = sign(prepared, parent_key)
-        verify_issued(issued, parent)
+        with self._new_key(AuthorityKind.ISSUER, algorithm) as (key_id, signer):
+            spki, serial = signer.public_key_der, self._serials()
+            prepared = prepare_issuer(spki, parent, ring.trust_domain, serial=serial, now=now, ttl=ttl)
+            lint_issuer(prepared, parent, str(ring.trust_domain.id), now)
+            self._record(prepared, ring.trust_domain, now, sequence=ring.sequence)
+            issued = sign(prepared, parent_key)
+            verify_issued(issued, parent)
         return _authority(AuthorityKind.ISSUER, prepared, issued.der, key_id)
 
-    def _generate(self, kind: AuthorityKind, algorithm: KeyAlgorithm) -> tuple[str, Signer]:
+    def discard(self, authority: Authority) -> None:
+        """Destroys the key of an authority that never came into a ring."""
+        self._keys.delete(authority.key_id)
+
+    @contextmanager
+    def _new_key(self, kind: AuthorityKind, algorithm: KeyAlgorithm) -> Iterator[tuple[str, Signer]]:
+        """A new key, destroyed again where its certificate cannot be made: no tick may leave keys of nobody behind."""
         key_id = f"{kind.value}-{secrets.token_hex(8)}"
-        return key_id, self._keys.generate(key_id, algorithm)
+        signer = self._keys.generate(key_id, algorithm)
+        try:
+            yield key_id, signer
+        except BaseException:
+            self._keys.delete(key_id)
+            raise
 
     def _record(
         self, prepared: PreparedCertificate, trust_domain: TrustDomain, now: datetime, *, sequence: int = 0

@@ -1,6 +1,7 @@
 """Issuance: an authenticated caller and a CSR become a certificate.
 
-The order is law 2: prepared, linted, recorded durably, signed, checked. Called from the threads of the signing door.
+The order is law 2: prepared, linted, recorded durably, signed, checked; a join token is spent before the signature.
+Called from the threads of the signing door.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from meshca.errors import MeshcaError, denied
+from meshca.errors import MeshcaError, denied, detached
 from meshca.pki.certificates import CertificateKind, IssuedCertificate, PreparedCertificate
 from meshca.pki.csr import CertificateRequest, parse_csr
 from meshca.pki.keys import fingerprint
@@ -19,7 +20,7 @@ from meshca.pki.prepare import SERIAL_BYTES, prepare, serial_from
 from meshca.pki.profiles import Grant, IssuanceProfile, choose_ttl
 from meshca.pki.records import CertificateRecord
 from meshca.pki.sign import sign
-from meshca.ports import CertificateLedger, Clock
+from meshca.ports import CertificateLedger, Clock, JoinTokenStore
 from meshca.services.enrolment import check_assignable
 from meshca.services.signing import Signing, SigningState
 from meshca.spiffe.bundles import TrustBundle
@@ -64,12 +65,14 @@ class Issuance:
         self,
         signing: Signing,
         ledger: CertificateLedger,
+        join_tokens: JoinTokenStore,
         clock: Clock,
         profile: IssuanceProfile,
         serials: Callable[[], int] = random_serial,
     ) -> None:
         self._signing = signing
         self._ledger = ledger
+        self._join_tokens = join_tokens
         self._clock = clock
         self._profile = profile
         self._serials = serials
@@ -77,7 +80,8 @@ class Issuance:
     def issue(self, caller: Caller, request: SigningRequest) -> IssuedChain:
         """One certificate.
 
-        Raises INVALID (reasons `CSR_ERROR`, `TTL_ERROR`), DENIED, INTERNAL (`CA_NOT_READY`, `CERT_GEN_ERROR`),
+        Raises INVALID (reasons `CSR_ERROR`, `TTL_ERROR`), DENIED, UNAUTHENTICATED (somebody else spent the caller's
+        join token meanwhile), INTERNAL (`CA_NOT_READY`, `CERT_GEN_ERROR`),
         UNAVAILABLE where the ledger cannot be written (nothing was signed).
         """
         state, now = self._signing.current(), self._clock.now()
@@ -113,7 +117,7 @@ class Issuance:
         try:
             return self._draft(caller, request, state, now)
         except MeshcaError as error:
-            return error
+            return detached(error)
 
     def _draft(self, caller: Caller, request: SigningRequest, state: SigningState, now: datetime) -> _Draft:
         ttl = choose_ttl(request.ttl_seconds, self._profile)
@@ -130,11 +134,18 @@ class Issuance:
         lint_leaf(prepared, grant, request.family, state.issuer, self._profile, now)
         return _Draft(request, grant, prepared)
 
+    def _spend(self, caller: Caller, now: datetime) -> None:
+        """Spends the caller's join token: last, so that a refused call or a full disk costs nobody a token; and before
+        the signature, so that of all who come with one token exactly one gets a certificate."""
+        if caller.join_token:
+            self._join_tokens.redeem(caller.join_token, now)
+
     def _certify(
         self, caller: Caller, drafts: Sequence[_Draft], state: SigningState, now: datetime
     ) -> list[IssuedChain]:
         if drafts:
             self._ledger.record([_record(caller, draft, state, now) for draft in drafts])
+            self._spend(caller, now)
         return [IssuedChain(sign(draft.prepared, state.signer), draft.grant, state) for draft in drafts]
 
 

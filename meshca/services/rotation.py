@@ -8,7 +8,7 @@ import structlog
 
 from meshca.authority.ring import Advanced, AuthorityRing, Prepared, RingEvent, Step, apply
 from meshca.authority.schedule import Action, Activate, IssuerPolicy, PrepareIssuer, Prune, decide
-from meshca.errors import internal, unreachable
+from meshca.errors import ErrorKind, MeshcaError, internal, unreachable
 from meshca.pki.keys import KeyAlgorithm
 from meshca.ports import AuthorityStore, Clock, KeyManager, StoredRing
 from meshca.services.authorities import AuthorityMaker
@@ -72,10 +72,19 @@ class Rotation:
         ring = apply(stored.ring, event)
         if isinstance(action, Activate):
             open_state(ring, self._keys)  # before it is durable: what cannot sign must not become the active one
-        self._publish(self._store.save(ring, expected_revision=stored.revision))
+        self._publish(self._save(ring, event, stored.revision))
         if isinstance(action, Prune):
             self._destroy_key(stored.ring, action.authority_id)
         _log.info("authority_step", step=type(action).__name__, authority=_subject(event))
+
+    def _save(self, ring: AuthorityRing, event: RingEvent, revision: int) -> StoredRing:
+        try:
+            return self._store.save(ring, expected_revision=revision)
+        except MeshcaError as error:
+            # only a conflict tells for sure that the ring was not saved
+            if error.kind is ErrorKind.CONFLICT and isinstance(event, Prepared):
+                self._maker.discard(event.authority)
+            raise
 
     def _event(self, action: Action, ring: AuthorityRing) -> RingEvent:
         match action:

@@ -35,8 +35,12 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated caller. `attested` tells in a few words by what: an issuer, a token's id, a serial."""
+    """An authenticated caller. `attested` tells in a few words by what: an issuer, a token's id, a serial.
+
+    `join_token` is the hash of the single-use token that issuance must spend before it signs; empty for none.
+    """
 
     id: SpiffeId
     method: AuthenticationMethod
     attested: str
+    join_token: str = ""

@@ -93,11 +93,20 @@ class MemoryJoinTokenStore:
         """The token, used up in the same step. Raises UNAUTHENTICATED where it is unknown, used or expired."""
         seconds = math.floor(now.timestamp())
         with self._lock:
-            row = self._rows.get(token_hash)
-            if row is None or row.used_at is not None or row.expires_at <= seconds:
-                raise unauthenticated("join token is unknown, used or expired")
+            row = self._unspent(token_hash, seconds)
             row.used_at = seconds
         return join_token(row)
+
+    def find(self, token_hash: str, now: datetime) -> JoinToken:
+        """The token, if it is unspent. Raises UNAUTHENTICATED where it is unknown, used or expired."""
+        with self._lock:
+            return join_token(self._unspent(token_hash, math.floor(now.timestamp())))
+
+    def _unspent(self, token_hash: str, seconds: int) -> JoinTokenRow:
+        row = self._rows.get(token_hash)
+        if row is None or row.used_at is not None or row.expires_at <= seconds:
+            raise unauthenticated("join token is unknown, used or expired")
+        return row
 
     def prune(self, now: datetime) -> int:
         """Forgets expired tokens; how many."""

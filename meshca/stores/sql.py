@@ -29,7 +29,7 @@ class SqlStores:
         self._writer = Writer(database, limits)
         self.ledger = SqlLedger(database, self._writer)
         self.authorities = SqlAuthorityStore(database, self._writer)
-        self.join_tokens = SqlJoinTokenStore(self._writer)
+        self.join_tokens = SqlJoinTokenStore(database, self._writer)
 
     def close(self) -> None:
         """Writes what waits, then closes the database; what the disk still holds up after that is left to the exit."""

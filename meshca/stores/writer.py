@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import Connection, insert
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError, SQLAlchemyError
 
-from meshca.errors import MeshcaError, exhausted, internal, unavailable
+from meshca.errors import MeshcaError, detached, exhausted, internal, unavailable
 from meshca.stores.database import Database, FaultyRows, Row
 from meshca.stores.tables import CertificateRow
 
@@ -128,8 +128,12 @@ class Writer:
             raise unavailable(
                 f"no answer from the disk within {self._limits.timeout:g} s: it may yet be stored, or not"
             )
-        if job.error is not None:
-            raise job.error
+        error, job.error = job.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # else its traceback holds this frame and this frame holds it, until a collector comes by
 
     def _run(self) -> None:
         """The thread. However it ends, nobody is left waiting."""
@@ -221,7 +225,7 @@ class Writer:
 
     def _translated(self, error: Exception) -> MeshcaError:
         if isinstance(error, MeshcaError):
-            return MeshcaError(error.kind, error.message, retry_after=error.retry_after, reason=error.reason)
+            return detached(error)
         if isinstance(error, SQLAlchemyError):
             return self._database.failure(error)
         return unavailable(f"the database cannot be written: {error}", retry_after=1.0)

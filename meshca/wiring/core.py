@@ -73,7 +73,7 @@ def _build(settings: ServerSettings, data_dir: DataDir, stores: SqlStores) -> Co
     rotation = Rotation(stores.authorities, keys, maker, signing, clock, policy, issuer.key_type)
     trust_domain = rotation.refresh().trust_domain
     profile = IssuanceProfile(leaf.default_ttl, leaf.max_ttl, leaf.backdate, leaf.key_types, leaf.organization)
-    issuance = Issuance(signing, stores.ledger, clock, profile)
+    issuance = Issuance(signing, stores.ledger, stores.join_tokens, clock, profile)
     hosts = [parse_listen_address(address)[0] for address in (settings.token_listen, settings.mtls_listen)]
     names = server_names(settings.server_names, hosts)
     return Core(

@@ -15,7 +15,7 @@ from meshca.services.rotation import Rotation
 from meshca.services.signing import Signing
 from meshca.spiffe.ids import SpiffeId
 from meshca.spiffe.peers import AuthenticationMethod, Caller
-from meshca.stores.memory import MemoryAuthorityStore, MemoryLedger
+from meshca.stores.memory import MemoryAuthorityStore, MemoryJoinTokenStore, MemoryLedger
 from tests.assets.authorities import FOUNDED, MESH
 from tests.fakes.clock import SetClock
 from tests.fakes.failing import CrashingAuthorityStore, JournalledKeyManager, JournalledLedger
@@ -36,6 +36,7 @@ class FoundedCa:
     store: CrashingAuthorityStore
     policy: IssuerPolicy = POLICY
     profile: IssuanceProfile = field(default_factory=IssuanceProfile)
+    join_tokens: MemoryJoinTokenStore = field(default_factory=MemoryJoinTokenStore)
 
     def __post_init__(self) -> None:
         self.restart()
@@ -45,7 +46,7 @@ class FoundedCa:
         self.signing = Signing()
         self.maker = AuthorityMaker(self.keys, self.ledger, self.clock)
         self.rotation = self.second_rotation(self.signing)
-        self.issuance = Issuance(self.signing, self.ledger, self.clock, self.profile)
+        self.issuance = Issuance(self.signing, self.ledger, self.join_tokens, self.clock, self.profile)
 
     def second_rotation(self, signing: Signing) -> Rotation:
         """Another server's rotation on the same stores."""

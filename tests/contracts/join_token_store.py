@@ -36,6 +36,21 @@ class JoinTokenStoreContract:
         assert join_tokens.redeem(a_token().token_hash, NOW + MINUTE) == a_token()
         assert refusal(join_tokens, a_token(), NOW + MINUTE) is ErrorKind.UNAUTHENTICATED
 
+    def test_looking_at_a_token_spends_nothing(self, join_tokens: JoinTokenStore) -> None:
+        join_tokens.add(a_token())
+        for _ in range(2):
+            assert join_tokens.find(a_token().token_hash, NOW) == a_token()
+        assert join_tokens.redeem(a_token().token_hash, NOW) == a_token()
+        for token, now in ((a_token(), NOW), (a_token("unknown"), NOW)):
+            with pytest.raises(MeshcaError) as caught:
+                join_tokens.find(token.token_hash, now)
+            assert caught.value.kind is ErrorKind.UNAUTHENTICATED
+
+    def test_an_expired_token_is_not_found(self, join_tokens: JoinTokenStore) -> None:
+        join_tokens.add(a_token(minutes=10))
+        with pytest.raises(MeshcaError):
+            join_tokens.find(a_token().token_hash, NOW + 10 * MINUTE)
+
     def test_redeeming_one_token_leaves_the_others(self, join_tokens: JoinTokenStore) -> None:
         join_tokens.add(a_token("one"))
         join_tokens.add(a_token("two"))

@@ -24,6 +24,7 @@ from meshca.services.issuance import Issuance, IssuedChain, SigningRequest, rand
 from meshca.services.signing import Signing
 from meshca.spiffe.ids import SpiffeId
 from meshca.spiffe.peers import AuthenticationMethod, Caller
+from meshca.tokens.join import JoinToken
 from tests.assets.authorities import FOUNDED
 from tests.assets.csrs import good_der, good_pem, key_of
 from tests.assets.founded import WORKLOAD, FoundedCa, found_ca
@@ -74,7 +75,7 @@ def test_nothing_is_signed_while_the_ledger_is_out_and_it_recovers_by_itself() -
 
 def test_a_serial_that_is_known_is_not_signed_again() -> None:
     ca = found_ca()
-    twice = Issuance(ca.signing, ca.ledger, ca.clock, ca.profile, lambda: serial_from(b"\7" * 20))
+    twice = Issuance(ca.signing, ca.ledger, ca.join_tokens, ca.clock, ca.profile, lambda: serial_from(b"\7" * 20))
     twice.issue(WORKLOAD, REQUEST)
     with pytest.raises(MeshcaError) as refused:
         twice.issue(WORKLOAD, REQUEST)
@@ -84,7 +85,7 @@ def test_a_serial_that_is_known_is_not_signed_again() -> None:
 
 def test_a_serial_source_that_fails_the_lint_gets_nothing_recorded_or_signed() -> None:
     ca = found_ca()
-    weak = Issuance(ca.signing, ca.ledger, ca.clock, ca.profile, lambda: 1)
+    weak = Issuance(ca.signing, ca.ledger, ca.join_tokens, ca.clock, ca.profile, lambda: 1)
     with pytest.raises(MeshcaError) as refused:
         weak.issue(WORKLOAD, REQUEST)
     assert (refused.value.kind, refused.value.reason) == (ErrorKind.INTERNAL, "CERT_GEN_ERROR")
@@ -168,7 +169,7 @@ def test_nothing_is_signed_when_the_clock_stands_before_the_issuers_life() -> No
 
 def test_nothing_is_signed_before_an_authority_is_loaded() -> None:
     ca = found_ca()
-    unready = Issuance(Signing(), ca.ledger, ca.clock, ca.profile)
+    unready = Issuance(Signing(), ca.ledger, ca.join_tokens, ca.clock, ca.profile)
     for call in (lambda: unready.issue(WORKLOAD, REQUEST), lambda: unready.issue_batch(WORKLOAD, []), unready.bundle):
         with pytest.raises(MeshcaError) as refused:
             call()
@@ -256,6 +257,25 @@ def test_asking_for_ones_own_identity_by_name_is_allowed() -> None:
     assert issued.grant.subject == WORKLOAD.id
 
 
+def joining(ca: FoundedCa) -> Caller:
+    """A caller with an unspent join token."""
+    token = JoinToken("5" * 64, WORKLOAD.id, FOUNDED, FOUNDED + timedelta(days=1))
+    ca.join_tokens.add(token)
+    return Caller(WORKLOAD.id, AuthenticationMethod.JOIN_TOKEN, "join token 5555", token.token_hash)
+
+
+def test_a_join_token_is_spent_by_the_certificate_and_by_nothing_else() -> None:
+    ca = found_ca()
+    caller = joining(ca)
+    refusal(ca, BAD, caller)
+    refusal(ca, replace(REQUEST, ttl_seconds=10**9), caller)
+    ca.issuance.issue(caller, REQUEST)
+    with pytest.raises(MeshcaError) as refused:
+        ca.issuance.issue(caller, REQUEST)
+    assert refused.value.kind is ErrorKind.UNAUTHENTICATED
+    assert ca.journal == ["record", "sign", "record"]  # the loser was recorded, and never signed
+
+
 def test_a_batch_is_recorded_once_and_answers_in_order() -> None:
     ca = found_ca()
     others = [SigningRequest(good_pem(key_of(KeyAlgorithm.P256, index))) for index in range(1, 4)]
@@ -282,7 +302,12 @@ def test_each_request_of_a_batch_gets_what_it_would_get_alone(shape: list[str]) 
     serials = count(1)
     ca = found_ca()
     batch = Issuance(
-        ca.signing, ca.ledger, ca.clock, ca.profile, lambda: serial_from(next(serials).to_bytes(20, "big"))
+        ca.signing,
+        ca.ledger,
+        ca.join_tokens,
+        ca.clock,
+        ca.profile,
+        lambda: serial_from(next(serials).to_bytes(20, "big")),
     )
     answers = batch.issue_batch(WORKLOAD, [REQUEST if kind == "good" else BAD for kind in shape])
     assert ["good" if isinstance(answer, IssuedChain) else "bad" for answer in answers] == shape
