@@ -49,8 +49,13 @@ class Grant:
         if len(set(self.dns_names)) != len(self.dns_names):
             raise invalid(f"a DNS name is granted twice: {', '.join(self.dns_names)}")
         for name in self.dns_names:
-            if len(name) > 253 or not _DNS_NAME.fullmatch(name):
+            if not is_dns_name(name):
                 raise invalid(f"DNS name {name!r} is not a lower-case host name")
+
+
+def is_dns_name(name: str) -> bool:
+    """Whether a certificate of ours may carry it: RFC 1123, lower case, perhaps with a leading `*.`."""
+    return len(name) <= 253 and _DNS_NAME.fullmatch(name) is not None
 
 
 def choose_ttl(wanted_seconds: int, profile: IssuanceProfile) -> timedelta:

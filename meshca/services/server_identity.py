@@ -46,20 +46,18 @@ class ServerNames:
 def server_names(configured: Iterable[str], listen_hosts: Iterable[str]) -> ServerNames:
     """The configured names (DNS or IP) and what the listening addresses stand for, without doubles, in order.
 
-    A wildcard address stands for loopback too; loopback is also called `localhost`.
+    A wildcard address stands for loopback (both of them, if it is IPv6's); loopback is also called `localhost`.
     """
     dns: dict[str, None] = {}
     addresses: dict[IPAddress, None] = {}
     for name in (*listen_hosts, *configured):
-        address = _parse_ip("127.0.0.1" if name == "localhost" else name)
-        if address is None:
+        named = _addresses(name)
+        if not named:
             dns[name] = None
-            continue
-        if address.is_unspecified:
-            address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
-        addresses[address] = None
-        if address.is_loopback:
-            dns["localhost"] = None
+        for address in named:
+            addresses[address] = None
+            if address.is_loopback:
+                dns["localhost"] = None
     return ServerNames(tuple(dns), tuple(addresses))
 
 
@@ -129,8 +127,13 @@ def _material(private_key: bytes, issued: IssuedChain) -> TlsMaterial:
     )
 
 
-def _parse_ip(name: str) -> IPAddress | None:
+def _addresses(name: str) -> tuple[IPAddress, ...]:
+    """The addresses that a listening host or a configured name stands for; none for a DNS name."""
     try:
-        return ipaddress.ip_address(name)
+        address = ipaddress.ip_address("127.0.0.1" if name == "localhost" else name)
     except ValueError:
-        return None
+        return ()
+    if not address.is_unspecified:
+        return (address,)
+    loopback = ("127.0.0.1",) if address.version == 4 else ("::1", "127.0.0.1")
+    return tuple(ipaddress.ip_address(text) for text in loopback)

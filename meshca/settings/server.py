@@ -90,6 +90,7 @@ class LimitSettings(Section):
     burst: Annotated[int, Field(ge=1)] = 400
     threads: Annotated[int, Field(ge=1, le=256)] = 32
     max_concurrent_calls: Annotated[int, Field(ge=1)] = 4096
+    max_connections: Annotated[int, Field(ge=1)] = 8192  # of each listener; fewer where fewer files may be open
     max_connection_age: Duration = timedelta(minutes=30)
 
 
@@ -107,7 +108,9 @@ class ServerSettings(Settings):
     tick: Annotated[Duration, Field(gt=timedelta(0))] = timedelta(seconds=10)
     server_certificate_ttl: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(hours=24)
     workers: Annotated[int, Field(ge=1, le=64)] = 1
-    server_names: tuple[str, ...] = ("istiod.istio-system.svc",)
+    # DNS names and addresses in the server's own certificate, beside those it listens on, the host's name (where it
+    # listens on every address) and the one that Istio's clients expect
+    server_names: tuple[str, ...] = ()
     passphrase_file: Path | None = None
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

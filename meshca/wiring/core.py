@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from meshca.authority.schedule import IssuerPolicy
 from meshca.errors import invalid
-from meshca.pki.profiles import IssuanceProfile
+from meshca.pki.profiles import IssuanceProfile, is_dns_name
 from meshca.plugins.jwks import FileJwksSource, HttpsJwksSource
 from meshca.ports import Authenticator, JwksSource
 from meshca.services.authentication import (
@@ -75,7 +77,7 @@ def _build(settings: ServerSettings, data_dir: DataDir, stores: SqlStores) -> Co
     profile = IssuanceProfile(leaf.default_ttl, leaf.max_ttl, leaf.backdate, leaf.key_types, leaf.organization)
     issuance = Issuance(signing, stores.ledger, stores.join_tokens, clock, profile)
     hosts = [parse_listen_address(address)[0] for address in (settings.token_listen, settings.mtls_listen)]
-    names = server_names(settings.server_names, hosts)
+    names = server_names((*settings.server_names, *_usual_names(hosts)), hosts)
     return Core(
         stores=stores,
         clock=clock,
@@ -86,6 +88,13 @@ def _build(settings: ServerSettings, data_dir: DataDir, stores: SqlStores) -> Co
         identity=ServerIdentity(issuance, signing, clock, trust_domain, names, settings.server_certificate_ttl),
         authentication=Authentication(_authenticators(settings, trust_domain, signing, stores, clock)),
     )
+
+
+def _usual_names(hosts: Sequence[str]) -> tuple[str, ...]:
+    """What clients call the server without being told: its host's name, and istiod's where they were made for Istio."""
+    host = socket.gethostname().lower()
+    everywhere = any(address in ("0.0.0.0", "::") for address in hosts)  # noqa: S104  # compared, not bound
+    return (*((host,) if everywhere and is_dns_name(host) else ()), "istiod.istio-system.svc")
 
 
 def _authenticators(

@@ -152,7 +152,7 @@ def test_before_an_authority_is_loaded_there_is_none() -> None:
         ((), ("localhost",), ("localhost",), ("127.0.0.1",)),
         ((), ("::1",), ("localhost",), ("::1",)),
         ((), ("0.0.0.0", "0.0.0.0"), ("localhost",), ("127.0.0.1",)),
-        ((), ("::",), ("localhost",), ("::1",)),
+        ((), ("::",), ("localhost",), ("::1", "127.0.0.1")),
         ((), ("10.0.0.7", "127.0.0.2"), ("localhost",), ("10.0.0.7", "127.0.0.2")),
         (("istiod.istio-system.svc",), ("10.0.0.7",), ("istiod.istio-system.svc",), ("10.0.0.7",)),
         (("a", "10.0.0.7", "a", "localhost"), ("10.0.0.7",), ("a", "localhost"), ("10.0.0.7", "127.0.0.1")),
