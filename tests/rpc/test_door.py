@@ -246,6 +246,7 @@ def test_somebody_elses_identity_is_denied(door: RunningDoor) -> None:
 
 def test_the_mtls_listener_wants_a_certificate(door: RunningDoor) -> None:
     context = ssl.create_default_context(cadata=door.root.decode())
+    context.set_alpn_protocols(["h2"])  # without it gRPC hangs up on anybody
     host, _, port = door.addresses.mtls.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=5) as raw:
         try:
@@ -346,6 +347,28 @@ def test_the_server_certificate_names_loopback(door: RunningDoor) -> None:
     assert [str(address) for address in san.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
 
 
+def test_clients_may_ping_far_more_often_than_grpc_lets_them_by_default(door: RunningDoor) -> None:
+    """ztunnel and pilot-agent ping idle connections; by default gRPC ends that with "too_many_pings"."""
+    pings = 30
+    with _raw_h2(door) as tls:
+        tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(0x4, 0, b""))
+        for number in range(pings):
+            tls.sendall(_frame(0x6, 0, number.to_bytes(8, "big")))
+        answered: set[bytes] = set()
+        while len(answered) < pings:
+            kind, flags, payload = _read_frame(tls)
+            assert kind != 0x7, f"GOAWAY: {payload!r}"
+            if kind == 0x6 and flags & 0x1:
+                answered.add(payload)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+def test_tls_versions_of_istios_clients(door: RunningDoor, version: ssl.TLSVersion) -> None:
+    with _raw_h2(door, version) as tls:
+        assert tls.version() == version.name.replace("_", ".")
+        assert tls.selected_alpn_protocol() == "h2"
+
+
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
@@ -409,6 +432,33 @@ def test_a_fault_that_nobody_foresaw_tells_the_caller_nothing(door: RunningDoor,
     finally:
         listener.begin_stop(timedelta(0))()
     assert outcome == (grpc.StatusCode.INTERNAL, "internal error")
+
+
+def _raw_h2(door: RunningDoor, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLSocket:
+    context = ssl.create_default_context(cadata=door.root.decode())
+    context.set_alpn_protocols(["h2"])
+    context.minimum_version = context.maximum_version = version
+    host, _, port = door.addresses.token.rpartition(":")
+    raw = socket.create_connection((host, int(port)), timeout=5)
+    return context.wrap_socket(raw, server_hostname="localhost")
+
+
+def _frame(kind: int, flags: int, payload: bytes) -> bytes:
+    """An HTTP/2 frame on stream 0 (RFC 9113 section 4.1)."""
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + bytes(4) + payload
+
+
+def _read_frame(tls: ssl.SSLSocket) -> tuple[int, int, bytes]:
+    head = _read_exactly(tls, 9)
+    return head[3], head[4], _read_exactly(tls, int.from_bytes(head[:3], "big"))
+
+
+def _read_exactly(tls: ssl.SSLSocket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        data += (more := tls.recv(count - len(data)))
+        assert more, "the server hung up"
+    return data
 
 
 def _hash(text: str) -> str:
