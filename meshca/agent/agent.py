@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 
@@ -21,8 +22,8 @@ from meshca.agent.state import AgentState
 from meshca.errors import MeshcaError, internal
 from meshca.ports import Clock
 
-# Long waits are cut up, so that a clock that is set forward, or a host that slept, is noticed.
-_LONGEST_NAP = timedelta(seconds=15)
+# Long waits are cut up: to notice a clock that was set or a host that slept, and to mend what came apart meanwhile.
+_LONGEST_NAP = timedelta(seconds=2)
 
 _log = structlog.get_logger("meshca.agent")
 
@@ -57,16 +58,12 @@ class Agent:
         self._clock = clock
         self._dice = dice
         self._identity: AgentIdentity | None = None
+        self._owed: dict[str, Callable[[], None]] = {}  # what failed and is to be tried again, by the event logged
 
     @property
     def identity(self) -> AgentIdentity | None:
         """What the agent holds now."""
         return self._identity
-
-    @property
-    def hub(self) -> SecretHub:
-        """Who is served what."""
-        return self._hub
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set. Raises MeshcaError where the agent cannot start, INTERNAL where a part ends."""
@@ -89,7 +86,7 @@ class Agent:
         await self._sds.start()
         if self._outputs.ready is not None:  # only now: until here it could be that of another, live agent
             self._outputs.ready.remove()
-            stack.callback(self._outputs.ready.remove)
+            stack.push_async_callback(self._try, "ready_file_not_removed", self._outputs.ready.remove)
 
     async def _keep_identity(self) -> None:
         saved = await asyncio.to_thread(self._state.load, self._clock.now())
@@ -114,7 +111,7 @@ class Agent:
     async def _adopt(self, identity: AgentIdentity) -> datetime:
         """Makes it the agent's identity; gives when to renew it. It is saved first: the token may be spent by now."""
         _log.info("identity_obtained", **_facts(identity))
-        await self._try("state_not_saved", self._state.save, identity)
+        await self._save(identity)
         await self._serve(identity)
         return renewal_time(identity.life, self._dice())
 
@@ -122,10 +119,16 @@ class Agent:
         self._identity = identity
         await self._hub.publish(identity.publication)
         await self._sds.set_serving(True)
+        await self._write(identity)
+
+    async def _save(self, identity: AgentIdentity) -> None:
+        await self._try("state_not_saved", partial(self._state.save, identity))
+
+    async def _write(self, identity: AgentIdentity) -> None:
         if self._outputs.files is not None:
-            await self._try("files_not_written", _write_files, self._outputs.files, identity)
+            await self._try("files_not_written", partial(write_files, self._outputs.files, identity))
         if self._outputs.ready is not None:
-            await self._try("ready_file_not_written", self._outputs.ready.write, identity.spiffe_id)
+            await self._try("ready_file_not_written", partial(self._outputs.ready.write, identity.spiffe_id))
 
     async def _failed(self, error: MeshcaError, failures: int) -> datetime:
         """Logs the failure; gives when to try again."""
@@ -144,18 +147,43 @@ class Agent:
         return now + wait
 
     async def _sleep_until(self, due: datetime) -> None:
-        while (left := due - self._clock.now()) > timedelta(0):  # noqa: ASYNC110  # no event tells of the clock
-            await asyncio.sleep(min(left, _LONGEST_NAP).total_seconds())
+        """Returns when the clock shows `due`, or once so much time has passed: a clock that is set back silences
+        nobody."""
+        time = asyncio.get_running_loop().time
+        end = time() + (due - self._clock.now()).total_seconds()
+        while (left := min((due - self._clock.now()).total_seconds(), end - time())) > 0:
+            await asyncio.sleep(min(left, _LONGEST_NAP.total_seconds()))
+            await self._mend()
 
-    async def _try(self, event: str, step: Callable[..., None], *args: object) -> None:
-        """Does a step that may fail without harm to what is served."""
+    async def _mend(self) -> None:
+        """Listens anew where the socket is gone, and tries again what could not be written."""
+        if await self._listened_anew() and self._identity is not None:
+            # whoever removed the socket may have removed more
+            await self._save(self._identity)
+            await self._write(self._identity)
+            return
+        for event, step in tuple(self._owed.items()):
+            await self._try(event, step)
+
+    async def _listened_anew(self) -> bool:
         try:
-            await asyncio.to_thread(step, *args)
+            return await self._sds.keep_listening()
         except MeshcaError as error:
+            _log.error("socket_lost", reason=error.message)
+            return False
+
+    async def _try(self, event: str, step: Callable[[], None]) -> None:
+        """Does a step that may fail without harm to what is served; it is then tried again later."""
+        self._owed.pop(event, None)
+        try:
+            await asyncio.to_thread(step)
+        except MeshcaError as error:
+            self._owed[event] = step
             _log.error(event, reason=error.message)
 
 
-def _write_files(files: CertificateFiles, identity: AgentIdentity) -> None:
+def write_files(files: CertificateFiles, identity: AgentIdentity) -> None:
+    """Writes an identity's set. Raises as `CertificateFiles.write` does."""
     files.write(
         private_key_pem=identity.svid.private_key_pem,
         chain_pem=identity.svid.chain_pem.encode("ascii"),

@@ -145,6 +145,7 @@ class GrpcCertificateAuthority:
     def _options(self) -> list[tuple[str, object]]:
         options: list[tuple[str, object]] = [
             ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
+            ("grpc.min_reconnect_backoff_ms", round(self._deadline.total_seconds() * 1000)),  # bounds connecting, too
             ("grpc.use_local_subchannel_pool", 1),  # no backoff that an earlier channel left behind
             ("grpc.enable_retries", 0),  # when to try again is decided by `renewal`
             ("grpc.enable_http_proxy", 0),  # an environment meant for web traffic must not redirect identities

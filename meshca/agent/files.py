@@ -31,19 +31,23 @@ class CertificateFiles:
         self._directory = directory
 
     def prepare(self) -> None:
-        """Makes the directory (0755) where it is missing. Raises INVALID where that fails or others may write to it."""
+        """Makes the directory (0755) where it is missing. Raises INVALID where that fails, it belongs to another user
+        or others may write to it."""
         try:
             if not self._directory.exists():
                 self._directory.mkdir(parents=True)
                 self._directory.chmod(0o755)  # whatever the umask: the files have modes of their own
-            mode = self._directory.stat().st_mode
+            status = self._directory.stat()
         except OSError as error:
             raise invalid(f"--output-dir {self._directory}: cannot be made: {error.strerror}") from error
-        if stat.S_IMODE(mode) & 0o022:
+        if status.st_uid not in (os.geteuid(), 0):
+            raise invalid(f"--output-dir {self._directory}: belongs to another user: choose another")
+        if stat.S_IMODE(status.st_mode) & 0o022:
             raise invalid(f"--output-dir {self._directory}: is writable by others: chmod go-w it")
 
     def write(self, *, private_key_pem: bytes, chain_pem: bytes, roots_pem: bytes) -> None:
-        """Replaces the whole set. Raises INTERNAL where the disk refuses; the old set then stays."""
+        """Replaces the whole set. Raises INTERNAL where the disk refuses, and as `prepare`; the old set then stays."""
+        self.prepare()
         try:
             self._write({KEY: (private_key_pem, 0o600), CHAIN: (chain_pem, 0o644), ROOTS: (roots_pem, 0o644)})
         except OSError as error:

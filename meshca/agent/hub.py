@@ -52,13 +52,15 @@ class SecretHub:
             raise unavailable("this agent has no identity yet: try again")
         return self._current.visible_to((), self._clock.now())
 
-    def open(self, mode: StreamMode) -> SecretStream:
-        """A new stream. Raises EXHAUSTED where there are too many, UNAVAILABLE while the agent stops."""
+    def open(self, mode: StreamMode, *, aggregated: bool) -> SecretStream:
+        """A new stream; `aggregated`: of ADS. Raises EXHAUSTED where there are too many, UNAVAILABLE while the agent
+        stops."""
         if self._closing:
             raise unavailable("this agent is stopping")
         if len(self._streams) >= self._max_streams:
             raise exhausted(f"{len(self._streams)} streams are open: no more are taken")
-        stream = SecretStream(self, mode, self._clock)
+        xds = XdsStream(mode, frozenset((SECRET_TYPE,)), lambda: secrets.token_hex(8), aggregated=aggregated)
+        stream = SecretStream(self, xds, self._clock)
         self._streams.add(stream)
         return stream
 
@@ -116,10 +118,10 @@ class SecretHub:
 class SecretStream:
     """One stream: requests in, responses out."""
 
-    def __init__(self, hub: SecretHub, mode: StreamMode, clock: Clock) -> None:
+    def __init__(self, hub: SecretHub, xds: XdsStream, clock: Clock) -> None:
         self._hub = hub
         self._clock = clock
-        self._xds = XdsStream(mode, frozenset((SECRET_TYPE,)), lambda: secrets.token_hex(8))
+        self._xds = xds
         self._woken = asyncio.Event()
         self._name: str | None = None
 

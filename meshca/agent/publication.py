@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from meshca.compile.envoy_bootstrap import TRUST_SECRET
-from meshca.compile.secrets import secret_snapshot
+from meshca.compile.secrets import bundle_secrets, identity_secrets
 from meshca.spiffe.bundles import TrustBundle
 from meshca.spiffe.svids import X509Svid
 from meshca.xds.snapshot import SECRET_TYPE, Resource, Snapshot
@@ -49,11 +48,9 @@ class Publication:
 
 
 def publication_of(svid: X509Svid, bundle: TrustBundle, now: datetime) -> Publication:
-    """What to serve of an identity. Raises INVALID where `secret_snapshot` does: nothing unfit is ever published."""
-    named = secret_snapshot(svid, bundle, now).named(SECRET_TYPE)
-    trust_names = {TRUST_SECRET, str(bundle.trust_domain.id)}
+    """What to serve of an identity. Raises INVALID where `identity_secrets` does: nothing unfit is ever published."""
     return Publication(
-        trust=tuple(resource for name, resource in named.items() if name in trust_names),
-        identity=tuple(resource for name, resource in named.items() if name not in trust_names),
+        trust=bundle_secrets(bundle),
+        identity=identity_secrets(svid, bundle, now),
         not_after=svid.leaf.not_valid_after_utc,
     )

@@ -7,12 +7,15 @@ import os
 from pathlib import Path
 
 from meshca.agent.durable import replace_file
-from meshca.errors import internal
+from meshca.errors import internal, invalid
 from meshca.spiffe.ids import SpiffeId
 
 
 class ReadyFile:
-    """A JSON object with the keys `socket`, `pid` and `spiffe_id`, there only while that is true."""
+    """A JSON object with the keys `socket`, `pid` and `spiffe_id`, there from the first identity to the agent's end.
+
+    Whether that identity has expired meanwhile is for the health service to tell.
+    """
 
     def __init__(self, path: Path, socket: Path) -> None:
         self._path = path
@@ -27,5 +30,8 @@ class ReadyFile:
             raise internal(f"--ready-file {self._path}: cannot be written: {error.strerror}") from error
 
     def remove(self) -> None:
-        """Removes the file, also that of an agent which was killed."""
-        self._path.unlink(missing_ok=True)
+        """Removes the file, also that of an agent which was killed. Raises INVALID where that fails."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise invalid(f"--ready-file {self._path}: cannot be removed: {error.strerror}") from error

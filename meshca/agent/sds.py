@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import grpc
 import grpc.aio
-from envoy.service.discovery.v3 import ads_pb2, ads_pb2_grpc
-from envoy.service.secret.v3 import sds_pb2, sds_pb2_grpc
+import structlog
+from envoy.service.discovery.v3 import ads_pb2
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
+from envoy.service.secret.v3 import sds_pb2
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from meshca.agent.hub import SecretHub
 from meshca.agent.sockets import SocketPlace, private_umask
-from meshca.errors import MeshcaError, internal
+from meshca.errors import MeshcaError, internal, invalid
 from meshca.rpc.status import CODES
 from meshca.xds.snapshot import SECRET_TYPE
 from meshca.xds.stream import StreamMode, fetch
@@ -24,43 +28,8 @@ SPARE_CALLS = 100  # beside the streams: Fetch, health, reflection
 STOP_GRACE = timedelta(seconds=2)
 SDS = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"].full_name
 ADS = ads_pb2.DESCRIPTOR.services_by_name["AggregatedDiscoveryService"].full_name
-
-
-class SecretDiscovery(sds_pb2_grpc.SecretDiscoveryServiceServicer):  # type: ignore[misc]  # generated without types
-    """`envoy.service.secret.v3.SecretDiscoveryService`."""
-
-    def __init__(self, hub: SecretHub) -> None:
-        self._hub = hub
-
-    async def StreamSecrets(self, requests: Any, context: Any) -> None:  # noqa: N802  # gRPC's name
-        """State of the world."""
-        await _serve(self._hub, StreamMode.SOTW, requests, context)
-
-    async def DeltaSecrets(self, requests: Any, context: Any) -> None:  # noqa: N802  # gRPC's name
-        """Incremental."""
-        await _serve(self._hub, StreamMode.DELTA, requests, context)
-
-    async def FetchSecrets(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """One answer with the named secrets."""
-        try:
-            return fetch(request, SECRET_TYPE, self._hub.fetchable())
-        except MeshcaError as error:
-            await context.abort(CODES[error.kind], error.message)
-
-
-class AggregatedDiscovery(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]  # likewise
-    """`envoy.service.discovery.v3.AggregatedDiscoveryService`, for secrets alone."""
-
-    def __init__(self, hub: SecretHub) -> None:
-        self._hub = hub
-
-    async def StreamAggregatedResources(self, requests: Any, context: Any) -> None:  # noqa: N802  # gRPC's name
-        """State of the world."""
-        await _serve(self._hub, StreamMode.SOTW, requests, context)
-
-    async def DeltaAggregatedResources(self, requests: Any, context: Any) -> None:  # noqa: N802  # gRPC's name
-        """Incremental."""
-        await _serve(self._hub, StreamMode.DELTA, requests, context)
+_log = structlog.get_logger("meshca.agent")
+_REQUESTS = {StreamMode.SOTW: DiscoveryRequest, StreamMode.DELTA: DeltaDiscoveryRequest}
 
 
 class SdsServer:
@@ -72,10 +41,34 @@ class SdsServer:
         self._health = health.aio.HealthServicer()
         self._max_calls = max_streams + SPARE_CALLS
         self._server: grpc.aio.Server | None = None
+        self._inode: tuple[int, int] | None = None
 
     async def start(self) -> None:
         """Listens. Raises INVALID or CONFLICT where the place is unfit or taken, INTERNAL where it cannot be bound."""
         self._place.prepare()
+        await self.set_serving(False)
+        await self._listen()
+
+    async def keep_listening(self) -> bool:
+        """Listens anew where somebody removed or replaced the socket; whether that was needed.
+
+        Proxies that are connected hold what they have and come back to the new socket. Raises as `start` does.
+        """
+        if self._server is None or self._place.inode() == self._inode:
+            return False
+        self._place.prepare()
+        await self._server.stop(None)  # before there is a new socket: gRPC removes whatever has the old one's name
+        await self._listen()
+        _log.warning("socket_was_gone", path=str(self._place.path))
+        return True
+
+    async def set_serving(self, serving: bool) -> None:
+        """What the health service tells: whether a valid identity is served."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", SDS, ADS):
+            await self._health.set(service, status)
+
+    async def _listen(self) -> None:
         server = self._build()
         try:
             with private_umask():
@@ -84,14 +77,8 @@ class SdsServer:
             raise internal(f"--socket {self._place.path}: cannot be bound") from error
         self._server = server
         self._place.open_to_group()
-        await self.set_serving(False)
+        self._inode = self._place.inode()
         await server.start()
-
-    async def set_serving(self, serving: bool) -> None:
-        """What the health service tells: whether a valid identity is served."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in ("", SDS, ADS):
-            await self._health.set(service, status)
 
     async def stop(self) -> None:
         """Takes no new calls, ends the streams and removes the socket."""
@@ -111,20 +98,62 @@ class SdsServer:
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
-        sds_pb2_grpc.add_SecretDiscoveryServiceServicer_to_server(SecretDiscovery(self._hub), server)
-        ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(AggregatedDiscovery(self._hub), server)
+        server.add_generic_rpc_handlers(discovery_handlers(self._hub))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SDS, ADS, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         return server
 
 
-async def _serve(hub: SecretHub, mode: StreamMode, requests: Any, context: Any) -> None:
-    try:
-        stream = hub.open(mode)
+def discovery_handlers(hub: SecretHub) -> tuple[grpc.GenericRpcHandler, ...]:
+    """The discovery services. They take bytes: left to gRPC, a request that is no message would be our fault."""
+    sds = {
+        "StreamSecrets": _stream(hub, StreamMode.SOTW, aggregated=False),
+        "DeltaSecrets": _stream(hub, StreamMode.DELTA, aggregated=False),
+        "FetchSecrets": _fetch(hub),
+    }
+    ads = {
+        "StreamAggregatedResources": _stream(hub, StreamMode.SOTW, aggregated=True),
+        "DeltaAggregatedResources": _stream(hub, StreamMode.DELTA, aggregated=True),
+    }
+    return grpc.method_handlers_generic_handler(SDS, sds), grpc.method_handlers_generic_handler(ADS, ads)
+
+
+def _stream(hub: SecretHub, mode: StreamMode, *, aggregated: bool) -> grpc.RpcMethodHandler[Any, Any]:
+    async def serve(requests: AsyncIterator[bytes], context: Any) -> None:
         try:
-            await stream.run(aiter(requests), context.write)
-        finally:
-            stream.close()
-    except MeshcaError as error:
-        await context.abort(CODES[error.kind], error.message)
+            stream = hub.open(mode, aggregated=aggregated)
+            try:
+                await stream.run(_parsed(_REQUESTS[mode], aiter(requests)), context.write)
+            finally:
+                stream.close()
+        except MeshcaError as error:
+            await context.abort(CODES[error.kind], error.message)
+
+    return grpc.stream_stream_rpc_method_handler(serve, response_serializer=_serialized)
+
+
+def _fetch(hub: SecretHub) -> grpc.RpcMethodHandler[Any, Any]:
+    async def answer(request: bytes, context: Any) -> Any:
+        try:
+            return fetch(_parse(DiscoveryRequest, request), SECRET_TYPE, hub.fetchable())
+        except MeshcaError as error:
+            await context.abort(CODES[error.kind], error.message)
+
+    return grpc.unary_unary_rpc_method_handler(answer, response_serializer=_serialized)
+
+
+async def _parsed(message: Any, requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _parse(message, request)
+
+
+def _parse(message: Any, request: bytes) -> Any:
+    try:
+        return message.FromString(request)
+    except DecodeError as error:
+        raise invalid(f"the request is no {message.DESCRIPTOR.name}") from error
+
+
+def _serialized(response: Any) -> bytes:
+    return bytes(response.SerializeToString())

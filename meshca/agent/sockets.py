@@ -49,6 +49,16 @@ class SocketPlace:
         except OSError as error:
             raise invalid(f"--socket-group {self.group}: cannot be given the socket: {error.strerror}") from error
 
+    def inode(self) -> tuple[int, int] | None:
+        """Device and inode of what is at the path now; None where nothing is. Raises INVALID where that is hidden."""
+        try:
+            status = self.path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise invalid(f"--socket {self.path}: cannot be looked at: {error.strerror}") from error
+        return status.st_dev, status.st_ino
+
     def _gid(self) -> int | None:
         if self.group is None:
             return None
@@ -66,13 +76,13 @@ class SocketPlace:
                 directory.chmod(0o750)
             return
         status = directory.stat()
+        if {status.st_uid, directory.lstat().st_uid} - {os.geteuid(), 0}:  # of the directory, or of a link to it
+            raise invalid(f"--socket {self.path}: its directory {directory} belongs to another user: choose another")
         if stat.S_IMODE(status.st_mode) & 0o022:
             raise invalid(
                 f"--socket {self.path}: others may write to its directory {directory} and replace the socket:"
                 " chmod go-w it or choose another"
             )
-        if status.st_uid not in (os.geteuid(), 0):
-            raise invalid(f"--socket {self.path}: its directory {directory} belongs to another user: choose another")
 
     def _clear(self) -> None:
         try:

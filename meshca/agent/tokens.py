@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from pathlib import Path
 from typing import Protocol
 
@@ -51,7 +53,9 @@ class TokenFileSource:
     def read(self) -> str | None:
         """The file's content without surrounding blanks. Raises UNAVAILABLE (no file), INVALID (no token in it)."""
         try:
-            with self._path.open("rb") as file:
+            with open(self._path, "rb", opener=_open_at_once) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise invalid(f"--token-file {self._path}: is no regular file: it is read for every call")
                 content = file.read(MAX_TOKEN_BYTES + 1024)
         except OSError as error:
             raise unavailable(f"--token-file {self._path}: cannot be read: {error.strerror}") from error
@@ -59,6 +63,11 @@ class TokenFileSource:
 
     def spend(self) -> None:
         """Nothing: such tokens may be used again."""
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A pipe that nobody writes to would hold up the agent, even its end."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def parse_token(field: str, text: str) -> str:

@@ -14,12 +14,9 @@ from datetime import timedelta
 from typing import Any
 
 from meshca.compile.envoy_addresses import Address, PipeAddress, TcpAddress, listen_address
+from meshca.compile.secrets import CERTIFICATE_SECRET, TRUST_SECRET
 from meshca.errors import invalid
 from meshca.spiffe.ids import SCHEME, SpiffeId, TrustDomain
-
-# The names that the agent serves; Istio's and SPIRE's agents use the same.
-CERTIFICATE_SECRET = "default"  # noqa: S105  # a resource's name
-TRUST_SECRET = "ROOTCA"  # noqa: S105
 
 AGENT_CLUSTER = "agent"
 APP_CLUSTER = "app"

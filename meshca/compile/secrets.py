@@ -21,49 +21,43 @@ from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import CertificateValidationContext, TlsCertificate
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 
-from meshca.compile.envoy_bootstrap import CERTIFICATE_SECRET, TRUST_SECRET
 from meshca.errors import MeshcaError, internal, invalid
 from meshca.pki.keys import key_family
 from meshca.spiffe.bundles import TrustBundle
 from meshca.spiffe.svids import X509Svid
 from meshca.spiffe.verification import verify_x509_svid
-from meshca.xds.snapshot import SECRET_TYPE, Resource, Snapshot, content_version
+from meshca.xds.snapshot import Resource, content_version
+
+# The names that proxies ask for; Istio's and SPIRE's agents use the same.
+CERTIFICATE_SECRET = "default"  # noqa: S105  # a resource's name
+TRUST_SECRET = "ROOTCA"  # noqa: S105
 
 
-def secret_snapshot(svid: X509Svid, bundle: TrustBundle, now: datetime) -> Snapshot:
-    """The secrets of one workload: `default` and its SPIFFE id name its identity, `ROOTCA` and the trust domain's id
-    name its trust bundle.
-
-    Raises INVALID where `identity_secret` does.
-    """
-    key_pem = _verified_key(svid, bundle, now)
-    return Snapshot.of(
-        SECRET_TYPE,
-        [
-            *(_identity(name, svid, key_pem) for name in (CERTIFICATE_SECRET, str(svid.spiffe_id))),
-            *(bundle_secret(name, bundle) for name in (TRUST_SECRET, str(bundle.trust_domain.id))),
-        ],
-    )
-
-
-def identity_secret(name: str, svid: X509Svid, bundle: TrustBundle, now: datetime) -> Resource:
-    """The Secret with a TlsCertificate: the chain, leaf first, and the private key, encoded anew.
+def identity_secrets(svid: X509Svid, bundle: TrustBundle, now: datetime) -> tuple[Resource, ...]:
+    """The Secrets with a TlsCertificate, under `default` and the SPIFFE id: the chain, leaf first, and the private key,
+    encoded anew.
 
     `bundle` is the one that is served beside it. Raises INVALID, with no key material in the message, where at `now`
     the SVID is not what peers who trust `bundle` accept: an X509-SVID of its id (X509-SVID section 5), for servers and
     clients, with its own private key, each certificate of the chain signed by the next, and a path to the bundle.
     """
-    return _identity(name, svid, _verified_key(svid, bundle, now))
+    key_pem = _verified_key(svid, bundle, now)
+    return tuple(_identity(name, svid, key_pem) for name in (CERTIFICATE_SECRET, str(svid.spiffe_id)))
 
 
-def bundle_secret(name: str, bundle: TrustBundle) -> Resource:
-    """The Secret with a CertificateValidationContext that trusts all of `bundle` and nothing else.
+def bundle_secrets(bundle: TrustBundle) -> tuple[Resource, ...]:
+    """The Secrets with a CertificateValidationContext that trusts all of `bundle` and nothing else, under `ROOTCA` and
+    the trust domain's id.
 
-    It has no SAN matchers: Envoy adds those of a secret to those of its own configuration, so they could only widen
+    They have no SAN matchers: Envoy adds those of a secret to those of its own configuration, so they could only widen
     what an operator admits. Raises INTERNAL rather than give an empty one, which would let everybody in.
     """
     if not bundle.x509_authorities:
         raise internal(f"the trust bundle of {bundle.trust_domain} is empty: it is not served")
+    return tuple(_trust(name, bundle) for name in (TRUST_SECRET, str(bundle.trust_domain.id)))
+
+
+def _trust(name: str, bundle: TrustBundle) -> Resource:
     trust = CertificateValidationContext(trusted_ca=DataSource(inline_bytes=bundle.pem.encode("ascii")))
     version = content_version(b"bundle", name.encode(), *bundle.x509_authorities)
     return _resource(version, Secret(name=name, validation_context=trust))

@@ -21,6 +21,7 @@ from meshca.agent.sockets import SocketPlace
 from meshca.agent.state import AgentState, state_binding
 from meshca.agent.tokens import JoinTokenSource, TokenFileSource, TokenSource
 from meshca.errors import invalid
+from meshca.ports import Clock
 from meshca.settings.agent import AgentSettings
 from meshca.wiring.clock import SystemClock
 from meshca.wiring.logs import configure_logging
@@ -33,9 +34,12 @@ def run_agent(settings: AgentSettings) -> None:
     asyncio.run(_run(settings))
 
 
-def build_agent(settings: AgentSettings) -> Agent:
-    """The agent that `settings` describe. Raises INVALID for an address, file or token that cannot be one."""
-    clock = SystemClock()
+def build_agent(settings: AgentSettings, clock: Clock | None = None) -> Agent:
+    """The agent that `settings` describe, by the system's time unless a clock is given.
+
+    Raises INVALID for an address, file or token that cannot be one.
+    """
+    clock = clock or SystemClock()
     server = parse_server_address("--server", settings.server)
     trust_pem = _read_trust(settings.trust_bundle)
     socket = settings.socket.absolute()

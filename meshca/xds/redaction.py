@@ -20,6 +20,7 @@ _KEY_MATERIAL = re.compile(
     r"|PRIVATE\s+KEY"  # as PEM spells it; Envoy's own "Failed to load private key" is lower case and stays
     r"|(?:[A-Za-z0-9+/=_-]|\\.|[\r\n]){40,}"  # a long run of base64 or hex, its lines perhaps broken or escaped
     r"|[A-Za-z0-9+/=_-]{16,}(?:\s+[A-Za-z0-9+/=_-]{16,})+"  # the lines of a PEM joined by blanks
+    r"|(?:\b(?:0x)?[0-9A-Fa-f]{1,3}[\s,:;.-]+){10,}"  # bytes one by one, in hex or decimal
 )
 
 

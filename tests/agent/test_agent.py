@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import socket
 import stat
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,73 +18,17 @@ import grpc.aio
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
 from envoy.service.secret.v3.sds_pb2_grpc import SecretDiscoveryServiceStub
 from structlog.testing import capture_logs
 
-from meshca.agent.agent import Agent
 from meshca.errors import ErrorKind, MeshcaError
-from meshca.settings.agent import AgentSettings
-from meshca.wiring.agent import build_agent
-from tests.agent.discovery import Sotw, serial, unpacked, until
+from tests.agent.discovery import Sotw, serial, until
+from tests.agent.sites import BEARER, JOIN, Site
 from tests.fakes.certificate_authority import SPIFFE_ID, Behaviour, FakeAuthority
+from tests.fakes.clock import OffsetClock
 from tests.svids import new_key
 
-JOIN = "mjt_" + "j" * 43
-BEARER = "bearer-" + "b" * 60
 SHORT = timedelta(seconds=3)
-
-
-class Site:
-    """A directory with an agent's files, and what it takes to run agents there."""
-
-    def __init__(self, directory: Path, ca: FakeAuthority) -> None:
-        self.directory = directory
-        self.ca = ca
-        self.socket = directory / "run" / "agent.sock"
-        self.output = directory / "out"
-        self.ready = directory / "ready.json"
-        self.token_file = directory / "token"
-        self.trust = directory / "roots.pem"
-        self.trust.write_bytes(ca.trust_pem)
-        self.token_file.write_text(BEARER + "\n")
-
-    def agent(self, **changes: Any) -> Agent:
-        token: dict[str, Any] = {} if {"join_token", "token_file"} & changes.keys() else {"join_token": JOIN}
-        return build_agent(
-            AgentSettings(
-                server=self.ca.token_address,
-                trust_bundle=self.trust,
-                socket=self.socket,
-                output_dir=self.output,
-                ready_file=self.ready,
-                **token,
-                **changes,
-            )
-        )
-
-    @asynccontextmanager
-    async def running(self, **changes: Any) -> AsyncIterator[Agent]:
-        agent, stop = self.agent(**changes), asyncio.Event()
-        task = asyncio.create_task(agent.run(stop))
-        try:
-            yield agent
-        finally:
-            stop.set()
-            async with asyncio.timeout(5):
-                await task
-
-    async def fetch(self, *names: str) -> dict[str, Any]:
-        async with self.channel() as channel:
-            stub = SecretDiscoveryServiceStub(channel)
-            answer = await stub.FetchSecrets(DiscoveryRequest(resource_names=names or ("default", "ROOTCA")))
-            return unpacked(answer.resources)
-
-    def channel(self) -> grpc.aio.Channel:
-        return grpc.aio.insecure_channel(f"unix:{self.socket}", options=[("grpc.use_local_subchannel_pool", 1)])
-
-    async def is_ready(self) -> None:
-        await until(self.ready.exists)
 
 
 @pytest.fixture
@@ -274,12 +218,20 @@ async def test_a_retry_hint_of_the_server_is_heeded(site: Site, ca: FakeAuthorit
     assert 300 <= event["next_try_seconds"] <= 330, "heeded, but no server can silence an agent for an hour"
 
 
-async def test_it_stops_at_once_while_a_call_hangs(site: Site, ca: FakeAuthority) -> None:
-    await ca.down()
-    began = datetime.now(UTC)
+async def test_it_serves_and_stops_at_once_while_a_call_hangs(site: Site, ca: FakeAuthority) -> None:
     async with site.running():
-        await until(site.socket.exists)
-    assert datetime.now(UTC) - began < timedelta(seconds=3)
+        await site.is_ready()
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts, and nobody speaks
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with site.running(server=address, state_dir=site.directory / "none"):
+            await until(site.socket.exists)
+            caller = await asyncio.get_running_loop().run_in_executor(None, silent.accept)
+            with pytest.raises(grpc.aio.AioRpcError) as answer:
+                await site.fetch()
+            assert answer.value.code() is grpc.StatusCode.UNAVAILABLE
+            began = datetime.now(UTC)
+        assert datetime.now(UTC) - began < timedelta(seconds=3)
+        caller[0].close()
 
 
 async def test_a_second_agent_on_the_socket_is_refused_and_harms_nothing(site: Site) -> None:
@@ -313,3 +265,150 @@ async def test_outputs_that_cannot_be_written_do_not_stop_the_serving(site: Site
         "state_not_saved",
         "files_not_written",
     ]
+
+
+# Clocks that are set
+
+
+def seen(logs: list[Any], event: str) -> list[Any]:
+    return [entry for entry in logs if entry["event"] == event]
+
+
+async def test_a_clock_that_was_days_ahead_and_is_set_right_delays_the_first_identity_by_seconds(
+    site: Site, ca: FakeAuthority
+) -> None:
+    clock = OffsetClock()
+    clock.offset = timedelta(days=3)
+    with capture_logs() as logs:
+        async with site.running(clock, token_file=site.token_file) as agent:
+            await until(lambda: len(seen(logs, "issuance_failed")) >= 2)
+            assert agent.identity is None
+            clock.offset = timedelta(0)
+            await site.is_ready()
+    assert "expired" in seen(logs, "issuance_failed")[0]["reason"]
+
+
+async def test_a_clock_that_is_set_back_does_not_put_off_the_renewal(site: Site, ca: FakeAuthority) -> None:
+    ca.behaviour, clock = Behaviour(ttl=timedelta(seconds=4)), OffsetClock()
+    async with site.running(clock) as agent:
+        await site.is_ready()
+        assert agent.identity is not None
+        first = agent.identity.serial
+        clock.offset = -timedelta(minutes=50)
+        await until(lambda: agent.identity is not None and agent.identity.serial != first)
+
+
+async def test_a_clock_that_is_set_beyond_the_expiry_is_noticed_and_the_token_helps(
+    site: Site, ca: FakeAuthority
+) -> None:
+    clock = OffsetClock()
+    async with site.running(clock, token_file=site.token_file) as agent:
+        await site.is_ready()
+        assert agent.identity is not None
+        first = agent.identity.serial
+        ca.behaviour = Behaviour(ttl=timedelta(hours=5))
+        clock.offset = timedelta(hours=3)
+        assert set(await site.fetch()) == {"ROOTCA"}, "nobody is given an expired certificate as new"
+        await until(lambda: agent.identity is not None and agent.identity.serial != first)
+        assert set(await site.fetch()) == {"default", "ROOTCA"}
+    assert [call.listener for call in ca.calls] == ["token", "token"]
+
+
+async def test_a_clock_that_was_ahead_for_a_while_costs_no_identity_even_without_a_token(
+    site: Site, ca: FakeAuthority
+) -> None:
+    clock = OffsetClock()
+    with capture_logs() as logs:
+        async with site.running(clock) as agent:
+            await site.is_ready()
+            assert agent.identity is not None
+            first = agent.identity.serial
+            clock.offset = timedelta(days=3)
+            await until(lambda: bool(seen(logs, "identity_expired")))
+            clock.offset = timedelta(0)
+            assert set(await site.fetch()) == {"default", "ROOTCA"}
+            await until(lambda: agent.identity is not None and agent.identity.serial != first, 10)
+    assert ca.calls[-1].listener == "mtls"
+
+
+# What is taken away while it runs
+
+
+async def test_what_could_not_be_written_is_written_as_soon_as_it_can_be(site: Site) -> None:
+    site.socket.parent.mkdir(mode=0o700)
+    (site.socket.parent / "state").write_text("in the way")
+    (site.output / "...data.tmp").mkdir(parents=True)
+    with capture_logs() as logs:
+        async with site.running() as agent:
+            await site.is_ready()
+            assert not (site.output / "key.pem").exists()
+            (site.socket.parent / "state").unlink()
+            (site.output / "...data.tmp").rmdir()
+            await until(lambda: all((site.output / n).exists() for n in ("key.pem", "cert-chain.pem", "root-cert.pem")))
+            await until((site.socket.parent / "state" / "identity.json").exists)
+            assert agent.identity is not None
+            leaf = x509.load_pem_x509_certificates((site.output / "cert-chain.pem").read_bytes())[0]
+            assert f"{leaf.serial_number:x}" == agent.identity.serial
+    assert len(seen(logs, "identity_obtained")) == 1, "not by a renewal, which is half an hour away"
+
+
+async def test_a_socket_directory_that_is_removed_comes_back_with_all_that_was_in_it(site: Site) -> None:
+    with capture_logs() as logs:
+        async with site.running() as agent, site.channel() as channel:
+            await site.is_ready()
+            stream = Sotw(SecretDiscoveryServiceStub(channel).StreamSecrets())
+            await stream.subscribe("default")
+            await stream.receive()
+            shutil.rmtree(site.socket.parent)
+            await until(site.socket.exists)
+            assert agent.identity is not None
+            assert serial((await site.fetch())["default"]) == agent.identity.serial
+            assert stat.S_IMODE(site.socket.parent.stat().st_mode) == 0o700
+            assert stat.S_IMODE(site.socket.stat().st_mode) == 0o600
+            await until((site.socket.parent / "state" / "identity.json").exists)
+            again = Sotw(SecretDiscoveryServiceStub(channel).StreamSecrets())  # the old connection's channel
+            await again.subscribe("default")
+            assert serial((await again.receive())["default"]) == agent.identity.serial
+    assert len(seen(logs, "socket_was_gone")) == 1
+    assert not site.socket.exists()
+
+
+async def test_an_agent_whose_place_another_took_keeps_its_proxies_and_the_other_survives_its_end(site: Site) -> None:
+    with capture_logs() as logs:
+        async with site.running(token_file=site.token_file), site.channel() as channel:
+            await site.is_ready()
+            stream = Sotw(SecretDiscoveryServiceStub(channel).StreamSecrets())
+            await stream.subscribe("default")
+            await stream.receive()
+            site.socket.unlink()
+            site.ready.unlink()
+            other, stop = site.agent(token_file=site.token_file, state_dir=site.directory / "other"), asyncio.Event()
+            running = asyncio.create_task(other.run(stop))
+            await site.is_ready()
+            await until(lambda: bool(seen(logs, "socket_lost")))
+            assert "another agent serves it" in seen(logs, "socket_lost")[0]["reason"]
+            await stream.ack()
+            await stream.subscribe("default", "ROOTCA")
+            assert await stream.receive()
+        await until(site.socket.exists)  # gRPC removes what has the first one's name; the other notices
+        assert other.identity is not None
+        assert serial((await site.fetch())["default"]) == other.identity.serial
+        stop.set()
+        await running
+
+
+async def test_an_output_directory_that_is_removed_is_made_anew(site: Site, ca: FakeAuthority) -> None:
+    ca.behaviour = Behaviour(ttl=timedelta(seconds=4))
+    async with site.running():
+        await site.is_ready()
+        shutil.rmtree(site.output)
+        await until((site.output / "root-cert.pem").exists)
+        load_pem_private_key((site.output / "key.pem").read_bytes(), None)
+
+
+async def test_a_ready_file_that_cannot_be_is_one_clear_error(site: Site) -> None:
+    site.ready.mkdir()
+    with pytest.raises(MeshcaError, match=r"--ready-file .*ready\.json: cannot be removed: Is a directory") as refusal:
+        await site.agent().run(asyncio.Event())
+    assert refusal.value.kind is ErrorKind.INVALID
+    assert not site.socket.exists()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
+import os
 import socket
+import ssl
 from collections.abc import AsyncIterator
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
+from itertools import cycle
 from pathlib import Path
 
 import grpc
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +31,7 @@ from meshca.pki.keys import KeyAlgorithm, KeyFamily, key_family
 from meshca.proto.meshca.v1 import certificates_pb2 as pb
 from tests.fakes.certificate_authority import Answer, Behaviour, FakeAuthority, certificate_for, fresh_root
 from tests.fakes.clock import OffsetClock
-from tests.svids import new_key
+from tests.svids import DAY, new_key
 
 JOIN = "mjt_" + "j" * 43
 BEARER = "bearer-" + "b" * 60
@@ -113,6 +119,16 @@ async def test_a_token_file_is_read_anew_for_each_call_and_stripped(
     file.write_text("\n")
     assert "is empty" in (await refused(asking)).message
     assert [call.authorization for call in ca.calls] == [f"Bearer {BEARER}"]
+
+
+async def test_a_pipe_or_directory_for_a_token_file_is_refused_at_once(
+    ca: FakeAuthority, clock: OffsetClock, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    error = await refused(client(ca, clock, TokenFileSource(tmp_path / "pipe")))
+    assert error.kind is ErrorKind.INVALID
+    assert error.message == f"--token-file {tmp_path}/pipe: is no regular file: it is read for every call"
+    assert "cannot be read: Is a directory" in (await refused(client(ca, clock, TokenFileSource(tmp_path)))).message
 
 
 async def test_an_expired_certificate_falls_back_to_the_token(
@@ -204,6 +220,51 @@ async def test_a_silent_server_is_given_up_at_the_deadline(clock: OffsetClock, c
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         error = await refused(client(ca, clock, server=address, deadline=timedelta(milliseconds=200)))
     assert error.kind is ErrorKind.UNAVAILABLE
+
+
+@pytest.mark.parametrize("speaks_tls", [False, True])
+async def test_a_server_that_drips_is_given_up_at_the_deadline(
+    ca: FakeAuthority, clock: OffsetClock, tmp_path: Path, speaks_tls: bool
+) -> None:
+    """Each byte is one that TLS or HTTP/2 may take for the beginning of something."""
+    dripped = 0
+    drips: list[asyncio.Future[None]] = []
+
+    async def drip(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal dripped
+        drips.append(over := asyncio.get_running_loop().create_future())
+        with suppress(ConnectionError), closing(writer):
+            for byte in cycle(b"\0\0\x08\x06\0\0\0\0\0pingpong" if speaks_tls else b"\x16\x03\x03\x3f\xff\x02"):
+                writer.write(bytes((byte,)))
+                await writer.drain()
+                dripped += 1
+                await asyncio.sleep(0.01)
+        over.set_result(None)
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0, ssl=tls_of(ca, tmp_path) if speaks_tls else None)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    asking = client(ca, clock, server=address, deadline=timedelta(milliseconds=500))
+    async with asyncio.timeout(3):
+        error = await refused(asking)
+    assert error.kind is ErrorKind.UNAVAILABLE
+    assert dripped > 5
+    server.close()
+    async with asyncio.timeout(3):
+        await asyncio.gather(*drips)  # it hung up, and keeps no connection for later
+
+
+def tls_of(ca: FakeAuthority, directory: Path) -> ssl.SSLContext:
+    """A TLS server that the agent has every reason to trust."""
+    key, now = new_key(), datetime.now(UTC)
+    name = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    leaf = ca.root.issue("", key.public_key(), [(name, True)], not_before=now - DAY, not_after=now + DAY)
+    (directory / "server.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + leaf.public_bytes(Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "server.pem")
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
 # Who is at the other end

@@ -108,3 +108,20 @@ def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
     (tmp_path / "open").chmod(0o777)
     with pytest.raises(MeshcaError, match="writable by others"):
         CertificateFiles(tmp_path / "open").prepare()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir(mode=0o755)
+    os.chown(tmp_path / "theirs", 12345, -1)
+    with pytest.raises(MeshcaError, match="belongs to another user"):
+        CertificateFiles(tmp_path / "theirs").prepare()
+
+
+def test_a_directory_that_becomes_open_to_others_is_written_to_no_more(tmp_path: Path) -> None:
+    files = CertificateFiles(tmp_path / "out")
+    write(files, b"1")
+    (tmp_path / "out").chmod(0o757)
+    with pytest.raises(MeshcaError, match="writable by others"):
+        write(files, b"2")
+    assert (tmp_path / "out" / "key.pem").read_bytes() == b"key 1"

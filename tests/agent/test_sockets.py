@@ -60,6 +60,32 @@ def test_a_directory_that_others_may_write_is_refused(short_tmp: Path, open_mode
     assert refusal.value.kind is ErrorKind.INVALID
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_directory_of_another_user_is_refused(short_tmp: Path) -> None:
+    (short_tmp / "theirs").mkdir(mode=0o700)
+    os.chown(short_tmp / "theirs", 12345, -1)
+    with pytest.raises(MeshcaError, match="belongs to another user"):
+        SocketPlace(short_tmp / "theirs" / "agent.sock").prepare()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
+def test_a_link_of_another_user_to_a_good_directory_is_refused(short_tmp: Path) -> None:
+    (short_tmp / "good").mkdir(mode=0o700)
+    link = short_tmp / "link"
+    link.symlink_to(short_tmp / "good")
+    SocketPlace(link / "agent.sock").prepare()
+    os.chown(link, 12345, -1, follow_symlinks=False)
+    with pytest.raises(MeshcaError, match="belongs to another user"):
+        SocketPlace(link / "agent.sock").prepare()
+
+
+def test_a_link_in_place_of_the_socket_is_not_followed(short_tmp: Path) -> None:
+    (short_tmp / "precious").write_text("precious")
+    (short_tmp / "agent.sock").symlink_to(short_tmp / "precious")
+    with pytest.raises(MeshcaError, match="what is there is no socket"):
+        SocketPlace(short_tmp / "agent.sock").prepare()
+
+
 def test_a_live_socket_belongs_to_another_agent(short_tmp: Path) -> None:
     place = SocketPlace(short_tmp / "agent.sock")
     with listen(place.path):

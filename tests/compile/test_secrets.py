@@ -21,13 +21,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import CertificateValidationContext
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 
-from meshca.compile.secrets import bundle_secret, identity_secret, secret_snapshot
+from meshca.compile.secrets import bundle_secrets, identity_secrets
 from meshca.errors import ErrorKind, MeshcaError
 from meshca.pki.keys import PrivateKey
 from meshca.spiffe.bundles import TrustBundle
 from meshca.spiffe.ids import SpiffeId, TrustDomain
 from meshca.spiffe.svids import X509Svid
-from meshca.xds.snapshot import SECRET_TYPE, Resource
+from meshca.xds.snapshot import Resource
 from tests.svids import DAY, NOW, TestCa, bundle_of, new_key, new_root, uris
 
 ID = "spiffe://example.org/ns/a/sa/b"
@@ -59,24 +59,30 @@ def parsed(resource: Resource) -> Any:
     return secret
 
 
+def identity_secret(svid: X509Svid, bundle: TrustBundle = BUNDLE) -> Resource:
+    """The one called `default`."""
+    return identity_secrets(svid, bundle, NOW)[0]
+
+
+def trust_secret(bundle: TrustBundle = BUNDLE) -> Resource:
+    """The one called `ROOTCA`."""
+    return bundle_secrets(bundle)[0]
+
+
 def refusal_of(svid: X509Svid, bundle: TrustBundle = BUNDLE) -> MeshcaError:
-    """The one refusal that both ways of making an identity secret give."""
-    with pytest.raises(MeshcaError) as alone:
-        identity_secret("default", svid, bundle, NOW)
-    with pytest.raises(MeshcaError) as together:
-        secret_snapshot(svid, bundle, NOW)
-    assert alone.value.message == together.value.message
-    assert alone.value.kind is ErrorKind.INVALID
-    assert "PRIVATE KEY" not in alone.value.message
-    return alone.value
+    with pytest.raises(MeshcaError) as refusal:
+        identity_secrets(svid, bundle, NOW)
+    assert refusal.value.kind is ErrorKind.INVALID
+    assert "PRIVATE KEY" not in refusal.value.message
+    return refusal.value
 
 
 # --- what is given
 
 
 def test_a_workload_gets_its_identity_and_its_bundle_under_both_names_each() -> None:
-    secrets = secret_snapshot(GOOD, BUNDLE, NOW).named(SECRET_TYPE)
-    kinds = {name: parsed(resource).WhichOneof("type") for name, resource in secrets.items()}
+    secrets = (*identity_secrets(GOOD, BUNDLE, NOW), *bundle_secrets(BUNDLE))
+    kinds = {resource.name: parsed(resource).WhichOneof("type") for resource in secrets}
     assert kinds == {
         "default": "tls_certificate",
         ID: "tls_certificate",
@@ -86,14 +92,14 @@ def test_a_workload_gets_its_identity_and_its_bundle_under_both_names_each() -> 
 
 
 def test_the_chain_is_pem_with_the_leaf_first_and_the_key_is_the_leafs() -> None:
-    certificate = parsed(identity_secret("default", GOOD, BUNDLE, NOW)).tls_certificate
+    certificate = parsed(identity_secret(GOOD)).tls_certificate
     chain = x509.load_pem_x509_certificates(certificate.certificate_chain.inline_bytes)
     assert [c.public_bytes(Encoding.DER) for c in chain] == list(GOOD.chain)
     assert certificate.private_key.inline_bytes == pkcs8(KEY)
 
 
 def test_a_tls_stack_loads_the_identity(tmp_path: Any) -> None:
-    certificate = parsed(identity_secret("default", GOOD, BUNDLE, NOW)).tls_certificate
+    certificate = parsed(identity_secret(GOOD)).tls_certificate
     chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
     chain.write_bytes(certificate.certificate_chain.inline_bytes)
     key.write_bytes(certificate.private_key.inline_bytes)
@@ -102,14 +108,14 @@ def test_a_tls_stack_loads_the_identity(tmp_path: Any) -> None:
 
 def test_a_bundle_holds_all_its_roots_and_nothing_else() -> None:
     other = new_root("other")
-    trust = parsed(bundle_secret("ROOTCA", bundle_of("example.org", ROOT, other))).validation_context
+    trust = parsed(trust_secret(bundle_of("example.org", ROOT, other))).validation_context
     roots = x509.load_pem_x509_certificates(trust.trusted_ca.inline_bytes)
     assert [c.public_bytes(Encoding.DER) for c in roots] == [ROOT.der, other.der]
     assert trust.trusted_ca.inline_bytes.count(b"-----BEGIN") == 2
 
 
 def test_a_bundle_neither_widens_what_the_operator_admits_nor_accepts_the_untrusted() -> None:
-    trust = parsed(bundle_secret("ROOTCA", BUNDLE)).validation_context
+    trust = parsed(trust_secret()).validation_context
     trust.ClearField("trusted_ca")
     assert trust == CertificateValidationContext()
 
@@ -127,7 +133,7 @@ def test_an_empty_bundle_is_never_served() -> None:
     empty = bundle_of("example.org", ROOT)
     object.__setattr__(empty, "x509_authorities", ())
     with pytest.raises(MeshcaError, match="is empty: it is not served") as refusal:
-        bundle_secret("ROOTCA", empty)
+        trust_secret(empty)
     assert refusal.value.kind is ErrorKind.INTERNAL
     with pytest.raises(MeshcaError, match="would switch verification off"):
         TrustBundle(TrustDomain("example.org"), (), 1)
@@ -137,12 +143,14 @@ def test_an_empty_bundle_is_never_served() -> None:
 
 
 def versions(svid: X509Svid, bundle: TrustBundle) -> dict[str, str]:
-    return {name: r.version for name, r in secret_snapshot(svid, bundle, NOW).named(SECRET_TYPE).items()}
+    return {r.name: r.version for r in (*identity_secrets(svid, bundle, NOW), *bundle_secrets(bundle))}
 
 
 def test_the_same_content_has_the_same_versions_and_bodies() -> None:
     again = X509Svid(GOOD.spiffe_id, GOOD.chain, GOOD.private_key_pem)
-    assert secret_snapshot(GOOD, BUNDLE, NOW) == secret_snapshot(again, bundle_of("example.org", ROOT), NOW + SECOND)
+    again_bundle = bundle_of("example.org", ROOT)
+    assert identity_secrets(GOOD, BUNDLE, NOW) == identity_secrets(again, again_bundle, NOW + SECOND)
+    assert bundle_secrets(BUNDLE) == bundle_secrets(again_bundle)
 
 
 def test_each_resource_has_a_version_of_its_own() -> None:
@@ -178,7 +186,7 @@ def test_the_sequence_of_a_bundle_is_not_its_content() -> None:
     ids=["root appended", "signed by the root", "two roots of one name", "no extended key usage"],
 )
 def test_other_good_chains_are_served(chain: tuple[bytes, ...], bundle: TrustBundle) -> None:
-    assert identity_secret("default", svid_of(*chain), bundle, NOW).name == "default"
+    assert identity_secret(svid_of(*chain), bundle).name == "default"
 
 
 @pytest.mark.parametrize(
@@ -186,14 +194,12 @@ def test_other_good_chains_are_served(chain: tuple[bytes, ...], bundle: TrustBun
 )
 def test_other_key_types_are_served(key: PrivateKey) -> None:
     svid = svid_of(ISSUER.svid(*uris(ID), key=key), ISSUER.der, key=pkcs8(key))
-    assert parsed(identity_secret("default", svid, BUNDLE, NOW)).tls_certificate.private_key.inline_bytes == pkcs8(key)
+    assert parsed(identity_secret(svid)).tls_certificate.private_key.inline_bytes == pkcs8(key)
 
 
 def test_whatever_else_stands_in_the_key_file_stays_behind() -> None:
     noisy = b"junk before\n" + pkcs8(KEY) + b"junk after\n" + pkcs8(new_key())
-    assert identity_secret("default", replace(GOOD, private_key_pem=noisy), BUNDLE, NOW) == identity_secret(
-        "default", GOOD, BUNDLE, NOW
-    )
+    assert identity_secret(replace(GOOD, private_key_pem=noisy)) == identity_secret(GOOD)
 
 
 # --- what Envoy would accept, and must not get
@@ -300,14 +306,14 @@ def test_an_expired_root_vouches_for_nobody() -> None:
 
 def test_the_moment_of_asking_decides_on_validity() -> None:
     not_after = GOOD.leaf.not_valid_after_utc
-    assert identity_secret("default", GOOD, BUNDLE, not_after).name == "default"
+    assert identity_secrets(GOOD, BUNDLE, not_after)
     with pytest.raises(MeshcaError, match="it expired at"):
-        identity_secret("default", GOOD, BUNDLE, not_after + SECOND)
+        identity_secrets(GOOD, BUNDLE, not_after + SECOND)
 
 
 def test_a_refusal_does_not_carry_the_key_in_its_causes() -> None:
     broken = pkcs8(KEY)[:-40]
     with pytest.raises(MeshcaError) as refusal:
-        identity_secret("default", replace(GOOD, private_key_pem=broken), BUNDLE, NOW)
+        identity_secret(replace(GOOD, private_key_pem=broken))
     assert refusal.value.__cause__ is None
     assert refusal.value.__suppress_context__

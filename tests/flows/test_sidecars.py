@@ -7,86 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from meshca.compile.envoy_addresses import PipeAddress
-from meshca.compile.envoy_bootstrap import EnvoyBootstrap, Inbound, Outbound
 from meshca.demo.intruders import foreign_credentials, is_admitted
-from meshca.demo.traffic import Service
-from meshca.spiffe.ids import SpiffeId, TrustDomain
-from tests.envoys import Envoy, admin_pipe, running
+from tests.flows.meshes import CLIENT, SERVICE, mesh
 from tests.load import Load, get
-from tests.programs import TRUST_DOMAIN, Agent, Server
 
 pytestmark = [pytest.mark.envoy, pytest.mark.slow]
-
-CLIENT = SpiffeId(TrustDomain(TRUST_DOMAIN), "/ns/flow/sa/client")
-SERVICE = SpiffeId(TrustDomain(TRUST_DOMAIN), "/ns/flow/sa/service")
-
-
-def config(ttl_seconds: int) -> str:
-    """A server's configuration with short certificates."""
-    return f'tick = "1s"\n[leaf]\ndefault_ttl = "{ttl_seconds}s"\nmax_ttl = "1h"\nbackdate = "1s"\n'
-
-
-@dataclass
-class Mesh:
-    """Everything that runs in a test."""
-
-    directory: Path
-    server: Server
-    agents: dict[str, Agent]
-    envoys: dict[str, Envoy]
-    outbound: PipeAddress
-    inbound: PipeAddress
-
-    async def renewals(self, count: int, seconds: float = 60.0) -> None:
-        """Waits until both Envoys have served `count` further leaves, each seen by its serial."""
-        seen: dict[str, set[str]] = {name: set(envoy.leaf_serials()) for name, envoy in self.envoys.items()}
-        async with asyncio.timeout(seconds):
-            while any(len(serials) <= count for serials in seen.values()):
-                await asyncio.sleep(0.05)
-                for name, envoy in self.envoys.items():
-                    seen[name] |= envoy.leaf_serials()
-
-
-@asynccontextmanager
-async def mesh(directory: Path, *, ttl_seconds: int, delta: bool = False) -> AsyncIterator[Mesh]:
-    """A server, two agents, two Envoys and a service behind the second, all serving."""
-    async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(Server(directory, config(ttl_seconds)))
-        agents = {
-            identity.path.rpartition("/")[2]: await stack.enter_async_context(Agent(server, directory, str(identity)))
-            for identity in (CLIENT, SERVICE)
-        }
-        app, inbound, outbound = (PipeAddress(str(directory / f"{name}.sock")) for name in ("app", "in", "out"))
-        service = Service(Path(app.path))
-        await service.start()
-        stack.push_async_callback(service.stop)
-        sides = {
-            "service": {"inbound": Inbound(inbound, app, (CLIENT,))},
-            "client": {"outbound": (Outbound(outbound, inbound, SERVICE),)},
-        }
-        envoys = {}
-        for name, side in sides.items():
-            bootstrap = EnvoyBootstrap(
-                agent_socket=PipeAddress(str(agents[name].socket)),
-                trust_domain=TrustDomain(TRUST_DOMAIN),
-                node_id=name,
-                admin=admin_pipe(directory, name),
-                delta=delta,
-                max_requests_per_connection=1,
-                **side,  # type: ignore[arg-type]  # either side of a sidecar
-            )
-            envoys[name] = await stack.enter_async_context(running(bootstrap.as_dict(), directory, name=name))
-        for envoy in envoys.values():
-            await envoy.live()
-        yield Mesh(directory, server, agents, envoys, outbound, inbound)
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])

@@ -42,14 +42,18 @@ SPELLINGS = {
     "zero-width characters between": "\u200b".join(BODY),
     "base64url": base64.urlsafe_b64encode(DER).decode(),
     "hex": DER.hex(),
+    "hex by colons": DER.hex(":"),
+    "hex by blanks": DER.hex(" "),
+    "hex as C has it": ", ".join(f"{byte:#04x}" for byte in DER),
+    "decimal": " ".join(map(str, DER)),
     "octal escapes": "".join(f"\\{byte:03o}" for byte in DER),
 }
 
 
 def leaked(text: str) -> bool:
     """Whether 24 characters of a key in a row are still there, however they are broken up."""
-    joined = "".join(c for c in text.replace("\\n", "") if c.isalnum() or c in "+/=_-")
-    bodies = [BODY, DER.hex(), base64.urlsafe_b64encode(DER).decode()]
+    joined = "".join(c for c in text.replace("\\n", "").replace("0x", "") if c.isalnum() or c in "+/=_-")
+    bodies = [BODY, DER.hex(), "".join(map(str, DER)), base64.urlsafe_b64encode(DER).decode()]
     return any(body[i : i + 24] in joined for body in bodies for i in range(len(body) - 24))
 
 
@@ -119,7 +123,17 @@ def test_an_empty_text_stays_empty() -> None:
     assert redact_nack("") == ""
 
 
-@pytest.mark.parametrize("text", ["A" * 4_000_000, "\\" * 4_000_000, "A b" * 1_000_000, ("A" * 39 + " ") * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A" * 4_000_000,
+        "0" * 4_000_000,
+        ("0," * 9 + "x ") * 200_000,
+        "\\" * 4_000_000,
+        "A b" * 1_000_000,
+        ("A" * 39 + " ") * 100_000,
+    ],
+)
 def test_a_huge_text_costs_little(text: str) -> None:
     started = time.process_time()
     redact_nack(text)
