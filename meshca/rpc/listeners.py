@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from meshca.errors import MeshcaError, unavailable
+from meshca.rpc.calls import BoundedCalls
+from meshca.rpc.patience import Patience, PatienceLimits
+from meshca.rpc.probes import HEALTH_SERVICE, Health, reflection_handler
+from meshca.rpc.threads import DoorThreads
 from meshca.services.server_identity import TlsMaterial
 
 MAX_RECEIVE_BYTES = 1024 * 1024
 MAX_METADATA_BYTES = 32 * 1024
 
+# For calls whose request is still to come.
+_MOST_EXTRA_THREADS = 128
+# Calls that gRPC keeps while every thread is busy; above, it answers CANCELLED to anybody. The bound that counts is
+# max_concurrent_calls, which answers RESOURCE_EXHAUSTED.
+_PENDING_CALLS = 16_384
+
 
 @dataclass(frozen=True, slots=True)
 class ListenerLimits:
-    """Bounds of one listener."""
+    """Bounds of one listener. Connections beyond `max_connections` are closed at once."""
 
     threads: int
     max_concurrent_calls: int
     max_connection_age: timedelta
+    max_connections: int = 1024
     shared_port: bool = False  # several processes of one server listen on it
 
 
@@ -34,16 +42,16 @@ class Listener:
     def __init__(
         self, handlers: Iterable[grpc.GenericRpcHandler], services: Sequence[str], limits: ListenerLimits
     ) -> None:
-        self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="door")
+        self._threads = DoorThreads(limits.threads, _MOST_EXTRA_THREADS)
         self._server = grpc.server(
-            self._pool, options=_options(limits), maximum_concurrent_rpcs=limits.max_concurrent_calls
+            self._threads,  # type: ignore[arg-type]  # any executor will do
+            options=_options(limits),
+            maximum_concurrent_rpcs=limits.max_concurrent_calls,
         )
-        self._server.add_generic_rpc_handlers(tuple(handlers))
-        self._health = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
-        self._services = ("", *services)
+        self._health = Health(services)
+        self._patience = Patience(PatienceLimits(), self._threads.stretch)
+        everything = (*handlers, self._health.handler(), reflection_handler((*services, HEALTH_SERVICE)))
+        self._server.add_generic_rpc_handlers((BoundedCalls(everything, self._patience, MAX_METADATA_BYTES),))
 
     @property
     def server(self) -> grpc.Server:
@@ -62,23 +70,21 @@ class Listener:
 
     def start(self) -> None:
         """Begins to serve."""
+        self._patience.start()
         self._server.start()
-        self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._health.set_serving(True)
 
     def begin_stop(self, grace: timedelta) -> Callable[[], None]:
         """Refuses new calls and lets those under way finish within `grace`; what it returns waits for the end."""
-        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health.set_serving(False)
         stopped = self._server.stop(grace.total_seconds())
 
         def end() -> None:
             stopped.wait()
-            self._pool.shutdown(wait=False)
+            self._patience.stop()
+            self._threads.shutdown()
 
         return end
-
-    def _set_health(self, status: int) -> None:
-        for service in self._services:
-            self._health.set(service, status)
 
     def _bind(self, address: str, bind: Callable[[], int]) -> int:
         try:
@@ -102,12 +108,17 @@ def _options(limits: ListenerLimits) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
-        ("grpc.max_concurrent_streams", 256),
+        ("grpc.max_concurrent_streams", 128),
+        ("grpc.server.max_pending_requests", _PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
+        ("grpc.max_connection_idle_ms", 300_000),
         ("grpc.max_connection_age_ms", age),
         ("grpc.max_connection_age_grace_ms", 30_000),
-        # ztunnel and pilot-agent ping idle connections; by default that ends in "too_many_pings"
+        # ztunnel and pilot-agent ping idle connections; by default that ends in "too_many_pings". Strikes are counted
+        # between two answers, so that a hundred of them are no keepalive but a flood, which takes a core of its own
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.http2.max_ping_strikes", 100),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),

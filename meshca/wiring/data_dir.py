@@ -6,6 +6,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import socket
 import stat
 import tempfile
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from meshca.stores.sql import SqlStores, create_sqlite, open_sqlite
 PASSPHRASE_VARIABLE = "MESHCA_PASSPHRASE"  # noqa: S105  # the variable's name
 _MIN_PASSPHRASE_BYTES = 12
 _MAX_SOCKET_PATH = 107
+_SHORTEST_ISSUER = timedelta(seconds=1)
+_LONGEST_ROOT = timedelta(days=36500)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,10 @@ class Founding:
                 raise invalid(f"key type {key.value} cannot be a CA's: use one of {names}")
         if not timedelta(0) < self.issuer_ttl < self.root_ttl:
             raise invalid(f"issuer-ttl {self.issuer_ttl} must be positive and shorter than root-ttl {self.root_ttl}")
+        if self.issuer_ttl < _SHORTEST_ISSUER:
+            raise invalid(f"issuer-ttl {self.issuer_ttl} is too short to issue anything: at least 1s")
+        if self.root_ttl > _LONGEST_ROOT:
+            raise invalid(f"root-ttl {self.root_ttl} is too long: at most 36500d")
 
 
 def create_data_dir(path: Path, founding: Founding, passphrase: bytes | None, clock: Clock) -> StoredRing:
@@ -83,8 +90,7 @@ def create_data_dir(path: Path, founding: Founding, passphrase: bytes | None, cl
     With `passphrase` None one is generated into a 0600 file. Raises CONFLICT where `path` holds anything.
     """
     _check_vacant(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    building = _building_place(path)
     try:
         stored = _build(DataDir(building), founding, passphrase, clock)
         _sync(building)
@@ -95,6 +101,16 @@ def create_data_dir(path: Path, founding: Founding, passphrase: bytes | None, cl
         shutil.rmtree(building, ignore_errors=True)
     _sync(path.parent)
     return stored
+
+
+def _building_place(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise invalid(
+            f"data directory {path} cannot be made: {path.parent}: {error.strerror}; choose a place that can be written"
+        ) from error
 
 
 def open_stores(data_dir: DataDir) -> SqlStores:
@@ -148,6 +164,26 @@ def check_socket_path(path: Path) -> Path:
     if length > _MAX_SOCKET_PATH:
         raise invalid(f"admin_socket {path} is {length} bytes long: at most {_MAX_SOCKET_PATH}; choose a shorter one")
     return path
+
+
+def clear_socket(path: Path) -> None:
+    """Removes what a killed server left at `path`. Raises CONFLICT where it is no socket, or somebody serves it."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise conflict(f"admin_socket {path} is there already and is no socket: remove it or choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(os.fsencode(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except TimeoutError:
+            pass  # a listener with a full queue is alive
+    raise conflict(f"admin_socket {path} is served by another server: stop that one or choose another path")
 
 
 def _check_state(data_dir: DataDir) -> None:

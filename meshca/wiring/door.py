@@ -39,7 +39,13 @@ class Door:
         self._core = core
         self._settings = settings
         limits = settings.limits
-        bounds = ListenerLimits(limits.threads, limits.max_concurrent_calls, limits.max_connection_age, shared_ports)
+        bounds = ListenerLimits(
+            threads=limits.threads,
+            max_concurrent_calls=limits.max_concurrent_calls,
+            max_connection_age=limits.max_connection_age,
+            max_connections=limits.max_connections,
+            shared_port=shared_ports,
+        )
         limiter = PeerLimiter(limits.requests_per_second, limits.burst, time.monotonic)
         token = CertificateDoor(
             core.authentication, core.issuance, limiter, core.clock, metrics, token_peer, self._mtls_address

@@ -16,7 +16,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from prometheus_client import CollectorRegistry
 
 from meshca.authority.ring import AuthorityKind
-from meshca.errors import MeshcaError
+from meshca.errors import MeshcaError, invalid
 from meshca.http.app import build_app
 from meshca.http.metrics import Metrics
 from meshca.http.server import serve
@@ -25,7 +25,7 @@ from meshca.rpc.admin import AdminDoor
 from meshca.rpc.listeners import Listener, ListenerLimits
 from meshca.settings.server import ServerSettings, parse_listen_address
 from meshca.wiring.core import Core, build_core
-from meshca.wiring.data_dir import DataDir, check_socket_path, lock_data_dir
+from meshca.wiring.data_dir import DataDir, check_socket_path, clear_socket, lock_data_dir
 from meshca.wiring.door import Door, DoorAddresses
 from meshca.wiring.exposition import WorkerTotals
 from meshca.wiring.logs import configure_logging
@@ -34,6 +34,9 @@ from meshca.wiring.workers import Workers
 _log = structlog.get_logger("meshca.server")
 
 ADMIN_SERVICE = "meshca.v1.AdminService"
+
+# A record that waits longer for its durable write makes the server unready.
+LEDGER_PATIENCE = timedelta(seconds=5)
 
 
 def run_server(settings: ServerSettings) -> None:
@@ -66,6 +69,8 @@ class Server:
         data_dir = DataDir(settings.data_dir)
         admin_socket = check_socket_path((settings.admin_socket or data_dir.admin_socket).absolute())
         stack.callback(os.close, lock_data_dir(data_dir))
+        if settings.ready_file is not None:
+            settings.ready_file.unlink(missing_ok=True)  # of a server that was killed
         core = await asyncio.to_thread(build_core, settings)
         stack.push_async_callback(asyncio.to_thread, core.stores.close)
         await asyncio.to_thread(self._first_tick, core)
@@ -104,7 +109,7 @@ class Server:
         return workers.addresses
 
     def _open_admin(self, core: Core, path: Path, stack: AsyncExitStack) -> None:
-        path.unlink(missing_ok=True)  # the data directory's lock says that nobody else serves it
+        clear_socket(path)
         listener = Listener((), (ADMIN_SERVICE,), ListenerLimits(4, 64, timedelta(hours=1)))
         door = AdminDoor(core.signing, core.stores.ledger, core.enrolment)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(door, listener.server)
@@ -184,8 +189,17 @@ def _checks(core: Core) -> dict[str, Callable[[], str | None]]:
     return {
         "authority": lambda: _authority_problem(core),
         "certificate": lambda: _certificate_problem(core),
-        "ledger": lambda: None if core.stores.ledger.alive else "the ledger's writer has stopped",
+        "ledger": lambda: _ledger_problem(core),
     }
+
+
+def _ledger_problem(core: Core) -> str | None:
+    ledger = core.stores.ledger
+    if not ledger.alive:
+        return "the ledger's writer has stopped"
+    if ledger.lag() > LEDGER_PATIENCE.total_seconds():
+        return f"the ledger has not taken a record for {LEDGER_PATIENCE.total_seconds():.0f}s"
+    return None
 
 
 def _authority_problem(core: Core) -> str | None:
@@ -204,5 +218,9 @@ def _certificate_problem(core: Core) -> str | None:
 
 def _write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, "utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise invalid(f"ready_file {path}: cannot be written: {error.strerror}") from error

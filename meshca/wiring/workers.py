@@ -17,7 +17,8 @@ from meshca.wiring.exposition import WorkerTotals
 
 _log = structlog.get_logger("meshca.workers")
 
-_COMMAND = (sys.executable, "-m", "meshca.cli", "signing-worker")
+# -P: a module that lies in the working directory must not be taken for one of ours
+_COMMAND = (sys.executable, "-P", "-m", "meshca.cli", "signing-worker")
 _START_SECONDS = 30.0
 _MAX_REPORT_BYTES = 1024 * 1024
 _RESTART_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -47,6 +48,7 @@ class Workers:
         await asyncio.wait(either, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if not everyone.done():
             everyone.cancel()
+            await asyncio.wait((everyone,))
             raise unavailable("a signing worker did not start; its own words are above")
 
     @property

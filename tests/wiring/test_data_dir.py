@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from meshca.settings.server import ServerSettings
 from meshca.spiffe.ids import TrustDomain
 from meshca.wiring.clock import SystemClock
 from meshca.wiring.core import build_core
-from meshca.wiring.data_dir import DataDir, Founding, create_data_dir, lock_data_dir, read_passphrase
+from meshca.wiring.data_dir import DataDir, Founding, clear_socket, create_data_dir, lock_data_dir, read_passphrase
 
 FOUNDING = Founding(TrustDomain("data.test"))
 PASSPHRASE = b"correct horse battery"
@@ -222,3 +223,19 @@ def test_locking_makes_nothing_where_there_is_no_state(tmp_path: Path) -> None:
     with pytest.raises(MeshcaError, match="holds no meshca state"):
         lock_data_dir(DataDir(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stale_admin_socket_is_cleared_and_nothing_else_is(short_tmp: Path) -> None:
+    path = short_tmp / "admin.sock"
+    clear_socket(path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        with pytest.raises(MeshcaError, match="is served by another server"):
+            clear_socket(path)
+    clear_socket(path)
+    assert not path.exists()
+    path.write_text("precious")
+    with pytest.raises(MeshcaError, match="is there already and is no socket"):
+        clear_socket(path)
+    assert path.read_text() == "precious"
