@@ -50,11 +50,17 @@ Action = PrepareIssuer | Activate | Prune
 
 
 def decide(ring: AuthorityRing, policy: IssuerPolicy, now: datetime) -> tuple[Action, ...]:
-    """What to do now, in order. Empty when nothing is due; calling it again after each action is safe."""
+    """What to do now, in order. Empty when nothing is due; calling it again after each action is safe.
+
+    An issuer whose time has not come counts for nothing: it was made while the clock was ahead, and what it signs would
+    be good for nobody. Nothing is made under a root of that kind.
+    """
     active = ring.active(AuthorityKind.ISSUER)
-    prepared = [a for a in ring.of(AuthorityKind.ISSUER, AuthorityState.PREPARED) if a.not_after > now]
+    prepared = [a for a in ring.of(AuthorityKind.ISSUER, AuthorityState.PREPARED) if a.not_before <= now < a.not_after]
     spent = [Prune(a.id) for a in ring.of(AuthorityKind.ISSUER) if _is_spent(a, now)]
-    if active is None or _is_due(ring, active, policy, policy.activate_at, now):
+    if not _has_begun(ring.active(AuthorityKind.ROOT), now):
+        return tuple(spent)
+    if active is None or not _has_begun(active, now) or _is_due(ring, active, policy, policy.activate_at, now):
         next_one = [Activate(prepared[0].id)] if prepared else [PrepareIssuer()]
         return (*next_one, *spent)
     if not prepared and _is_due(ring, active, policy, policy.prepare_at, now):
@@ -71,6 +77,10 @@ def _is_due(ring: AuthorityRing, active: Authority, policy: IssuerPolicy, fracti
     if root is not None and active.not_after >= root.not_after:
         return False
     return now >= min(_moment(active, fraction), active.not_after - policy.max_leaf_ttl - policy.slack)
+
+
+def _has_begun(authority: Authority | None, now: datetime) -> bool:
+    return authority is None or authority.not_before <= now
 
 
 def _moment(authority: Authority, fraction: float) -> datetime:

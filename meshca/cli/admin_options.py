@@ -4,5 +4,9 @@ from __future__ import annotations
 
 import typer
 
-DATA_DIR = typer.Option(None, "--data-dir", envvar="MESHCA_DATA_DIR", help="The running server's data directory.")
-ADMIN = typer.Option(None, "--admin", envvar="MESHCA_ADMIN", help="Its admin socket, if that is elsewhere.")
+DATA_DIR = typer.Option(
+    None, "--data-dir", envvar="MESHCA_DATA_DIR", help="The running server's data directory; its admin socket is there."
+)
+ADMIN = typer.Option(
+    None, "--admin", envvar="MESHCA_ADMIN", metavar="SOCKET", help="The admin socket, if it is elsewhere."
+)

@@ -11,8 +11,9 @@ import typer
 from meshca import __version__
 from meshca.errors import ErrorKind, MeshcaError
 
-# gRPC's own words on stderr (each failed handshake of a stranger) are no log of ours.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+# gRPC's own words on stderr (each failed handshake of a stranger, in a form of its own) are no log of ours; what
+# matters to us comes back as an error. GRPC_VERBOSITY=ERROR brings them back.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 # Stable: scripts rely on them. 2 is a usage error, as everywhere.
 EXIT_CODES = {
@@ -29,9 +30,15 @@ EXIT_CODES = {
 # Each module has `register(app)`.
 NOUNS = ("server", "worker", "agent", "token", "bundle", "ledger", "authority", "envoy_bootstrap", "demo")
 
+_EXIT_CODES_HELP = (
+    "Exit codes: 0 well, 1 our fault, 2 usage, 3 invalid input, 4 not found, 5 conflict, 6 refused,"
+    " 7 unavailable or exhausted."
+)
+
 app = typer.Typer(
     name="meshca",
     help="A certificate authority and workload-identity service for service meshes.",
+    epilog=_EXIT_CODES_HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -25,7 +25,9 @@ def _authorities() -> None:
 def list_authorities(
     data_dir: Path | None = DATA_DIR,
     admin: str | None = ADMIN,
-    output: OutputFormat = typer.Option(OutputFormat.TABLE, "-o", "--output", help="table or json."),
+    output: OutputFormat = typer.Option(
+        OutputFormat.TABLE, "-o", "--output", help="A table for people, JSON for scripts."
+    ),
 ) -> None:
     """List every authority, its state and its lifetime."""
     from meshca.cli.admin_client import admin_client, call

@@ -10,7 +10,7 @@ import typer
 from meshca.cli.admin_options import ADMIN, DATA_DIR
 from meshca.cli.output import OutputFormat, iso, print_fields, print_json, print_table
 
-OUTPUT = typer.Option(OutputFormat.TABLE, "-o", "--output", help="table or json.")
+OUTPUT = typer.Option(OutputFormat.TABLE, "-o", "--output", help="A table for people, JSON for scripts.")
 
 
 def register(app: typer.Typer) -> None:
@@ -24,13 +24,17 @@ def register(app: typer.Typer) -> None:
 def list_records(
     data_dir: Path | None = DATA_DIR,
     admin: str | None = ADMIN,
-    spiffe_id: str = typer.Option("", "--spiffe-id", help="Only this identity."),
-    serial: str = typer.Option("", "--serial", help="Only this serial, or serials that start so (hex, 4 digits)."),
-    since: str | None = typer.Option(
-        None, "--since", help="Recorded at or after: 2026-01-31T12:00:00Z, or 1h ago as 1h."
+    spiffe_id: str = typer.Option("", "--spiffe-id", metavar="ID", help="Only this identity."),
+    serial: str = typer.Option(
+        "", "--serial", metavar="HEX", help="Only this serial, or those that start so: hex, at least 4 digits."
     ),
-    until: str | None = typer.Option(None, "--until", help="Recorded before, in the same forms."),
-    valid_at: str | None = typer.Option(None, "--valid-at", help="Valid at that time; `now` is a time too."),
+    since: str | None = typer.Option(
+        None, "--since", metavar="TIME", help="Recorded at or after: 2026-01-31T12:00:00Z, or 1h ago as 1h."
+    ),
+    until: str | None = typer.Option(None, "--until", metavar="TIME", help="Recorded before, in the same forms."),
+    valid_at: str | None = typer.Option(
+        None, "--valid-at", metavar="TIME", help="Valid at that time; `now` is a time too."
+    ),
     limit: int = typer.Option(100, "--limit", min=1, max=10_000, help="At most so many, newest first."),
     output: OutputFormat = OUTPUT,
 ) -> None:
@@ -39,7 +43,7 @@ def list_records(
     from meshca.proto.meshca.v1 import admin_pb2 as pb
 
     request = pb.ListCertificatesRequest(
-        spiffe_id=spiffe_id,
+        spiffe_id=_checked_id(spiffe_id),
         serial=serial,
         since=read_moment("--since", since),
         until=read_moment("--until", until),
@@ -64,6 +68,8 @@ def show(
     from meshca.errors import invalid, not_found
     from meshca.proto.meshca.v1 import admin_pb2 as pb
 
+    if not serial:
+        raise invalid("serial is empty: give at least 4 of its hex digits")
     records = _fetch(data_dir, admin, pb.ListCertificatesRequest(serial=serial, limit=2))
     if not records:
         raise not_found(f"serial {serial}: the ledger has no such certificate")
@@ -73,6 +79,13 @@ def show(
         print_json(records[0])
     else:
         print_fields({name: _text(value) for name, value in records[0].items()})
+
+
+def _checked_id(text: str) -> str:
+    """The filter, if it can match anything: a slip of the pen must not look like an empty ledger. Raises INVALID."""
+    from meshca.spiffe.ids import SpiffeId
+
+    return str(SpiffeId.parse(text)) if text else ""
 
 
 def _fetch(data_dir: Path | None, admin: str | None, request: Any) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ def read_moment(flag: str, value: str | None) -> int:
     except ValueError:
         try:
             return int((datetime.now(UTC) - read_duration(flag, value)).timestamp())
-        except MeshcaError:
+        except (MeshcaError, OverflowError):
             raise invalid(
                 f"{flag} {value!r} is no time: write 2026-01-31T12:00:00Z, now, or 1h for an hour ago"
             ) from None

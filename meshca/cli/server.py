@@ -11,10 +11,15 @@ import typer
 if TYPE_CHECKING:
     from meshca.pki.keys import KeyAlgorithm
 
-DATA_DIR = typer.Option(..., "--data-dir", envvar="MESHCA_DATA_DIR", help="Where keys and state are kept.")
+DATA_DIR = typer.Option(..., "--data-dir", envvar="MESHCA_DATA_DIR", help="The directory with keys and state.")
 PASSPHRASE_FILE = typer.Option(
-    None, "--passphrase-file", envvar="MESHCA_PASSPHRASE_FILE", help="File with the passphrase of the private keys."
+    None,
+    "--passphrase-file",
+    envvar="MESHCA_PASSPHRASE_FILE",
+    help="A file with the passphrase of the private keys, for its owner only (mode 0600).",
 )
+_KEY_TYPES = "p256|p384|rsa3072|rsa4096"
+_LISTEN = "HOST:PORT"
 
 
 def register(app: typer.Typer) -> None:
@@ -26,16 +31,23 @@ def register(app: typer.Typer) -> None:
 def init(
     data_dir: Path = DATA_DIR,
     trust_domain: str = typer.Option(..., "--trust-domain", envvar="MESHCA_TRUST_DOMAIN", help="Such as example.org."),
-    key_type: str = typer.Option("p256", "--key-type", help="The root's key: p256, p384, rsa3072 or rsa4096."),
-    root_ttl: str = typer.Option("3650d", "--root-ttl", help="How long the root lives, such as 3650d."),
-    issuer_key_type: str = typer.Option("p256", "--issuer-key-type", help="The issuing CA's key."),
-    issuer_ttl: str = typer.Option("30d", "--issuer-ttl", help="How long the first issuing CA lives."),
+    key_type: str = typer.Option("p256", "--key-type", metavar=_KEY_TYPES, help="The root's key."),
+    root_ttl: str = typer.Option(
+        "3650d", "--root-ttl", metavar="DURATION", help="How long the root lives, such as 3650d."
+    ),
+    issuer_key_type: str = typer.Option(
+        "p256", "--issuer-key-type", metavar=_KEY_TYPES, help="The first issuing CA's key."
+    ),
+    issuer_ttl: str = typer.Option(
+        "30d", "--issuer-ttl", metavar="DURATION", help="How long the first issuing CA lives, such as 30d or 12h."
+    ),
     passphrase_file: Path | None = PASSPHRASE_FILE,
 ) -> None:
     """Make a new certificate authority: its root, its first issuing CA and its data directory.
 
-    Private keys are encrypted with the passphrase in --passphrase-file or MESHCA_PASSPHRASE. Without either one is
-    generated into the data directory, which is for development only.
+    Private keys are encrypted with the passphrase in --passphrase-file or
+    MESHCA_PASSPHRASE. Without either, one is generated into the data directory,
+    which is for development only.
     """
     import os
 
@@ -67,26 +79,36 @@ def init(
         label = "root" if kind is AuthorityKind.ROOT else "issuing CA"
         print(f"{label:<12}  {authority.id}, until {authority.not_after:%Y-%m-%d}")
     print(f"data          {data_dir}")
-    print(f"next          meshca server --data-dir {data_dir}")
+    with_passphrase = "" if passphrase_file is None else f" --passphrase-file {passphrase_file}"
+    print(f"next          meshca server --data-dir {data_dir}{with_passphrase}")
 
 
 def server(
     data_dir: Path = DATA_DIR,
-    config: Path | None = typer.Option(None, "--config", envvar="MESHCA_CONFIG", help="A TOML file."),
-    token_listen: str | None = typer.Option(None, help="host:port for callers with tokens. Default 0.0.0.0:15012."),
-    mtls_listen: str | None = typer.Option(
-        None, help="host:port for callers with certificates. Default 0.0.0.0:15013."
+    config: Path | None = typer.Option(
+        None, "--config", envvar="MESHCA_CONFIG", help="A TOML file with further settings."
     ),
-    http_listen: str | None = typer.Option(None, help="host:port for probes and metrics. Default 127.0.0.1:15014."),
+    token_listen: str | None = typer.Option(
+        None, metavar=_LISTEN, help="For callers with tokens. Default: 0.0.0.0:15012. Port 0 takes a free one."
+    ),
+    mtls_listen: str | None = typer.Option(
+        None, metavar=_LISTEN, help="For callers with certificates of ours. Default: 0.0.0.0:15013."
+    ),
+    http_listen: str | None = typer.Option(
+        None, metavar=_LISTEN, help="For probes and metrics. Default: 127.0.0.1:15014."
+    ),
     ready_file: Path | None = typer.Option(None, help="Written when serving: JSON with the addresses and the pid."),
-    workers: int | None = typer.Option(None, help="Signing processes. Default 1: the server itself."),
+    workers: int | None = typer.Option(None, help="Signing processes, 1 to 64. Default: 1, the server itself."),
     passphrase_file: Path | None = PASSPHRASE_FILE,
-    log_format: str | None = typer.Option(None, help="auto, json or console."),
-    log_level: str | None = typer.Option(None, help="debug, info, warning or error."),
+    log_format: str | None = typer.Option(
+        None, metavar="auto|json|console", help="Default: auto, which is console on a terminal and else json."
+    ),
+    log_level: str | None = typer.Option(None, metavar="debug|info|warning|error", help="Default: info."),
 ) -> None:
     """Run the certificate authority. It never creates one: use `meshca init` first.
 
-    Each flag is also a key of the configuration file and an environment variable such as MESHCA_TOKEN_LISTEN.
+    Each flag is also a key of the configuration file, and an environment variable
+    such as MESHCA_TOKEN_LISTEN.
     """
     from meshca.settings.server import ServerSettings
     from meshca.settings.sources import load_settings

@@ -9,7 +9,9 @@ import typer
 from meshca.cli.admin_options import ADMIN, DATA_DIR
 from meshca.cli.output import OutputFormat, iso, print_json
 
-OUTPUT = typer.Option(None, "-o", "--output", help="json prints the token with its identity and expiry.")
+OUTPUT = typer.Option(
+    None, "-o", "--output", help="json: the token with its identity and expiry. Default: the token alone."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -20,8 +22,12 @@ def register(app: typer.Typer) -> None:
 
 
 def create(
-    spiffe_id: str = typer.Option(..., "--spiffe-id", help="Who the agent will be, such as spiffe://example.org/web."),
-    ttl: str = typer.Option("10m", "--ttl", help="How long the token may wait to be used, such as 10m."),
+    spiffe_id: str = typer.Option(
+        ..., "--spiffe-id", metavar="ID", help="Who the agent will be, such as spiffe://example.org/web."
+    ),
+    ttl: str = typer.Option(
+        "10m", "--ttl", metavar="DURATION", help="How long it may wait to be used, such as 90s, 10m or 1h; at most 7d."
+    ),
     data_dir: Path | None = DATA_DIR,
     admin: str | None = ADMIN,
     output: OutputFormat | None = OUTPUT,

@@ -3,43 +3,56 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from pathlib import Path
 
 _TIMEOUT_SECONDS = 5.0
 _PAUSE_SECONDS = 0.01
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
+_CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,8}")
 
 
 async def http_get(path: Path, target: str = "/") -> tuple[int, bytes]:
-    """One GET over a Unix socket on a connection of its own: the status and the body."""
-    reader, writer = await asyncio.open_unix_connection(str(path))
-    try:
-        writer.write(f"GET {target} HTTP/1.1\r\nhost: demo\r\nconnection: close\r\n\r\n".encode("ascii"))
-        await writer.drain()
-        answer = await reader.read()
-    finally:
-        writer.close()
+    """One GET over a Unix socket on a connection of its own: the status and the body.
+
+    Raises OSError where no whole answer comes back within five seconds.
+    """
+    async with asyncio.timeout(_TIMEOUT_SECONDS):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        try:
+            writer.write(f"GET {target} HTTP/1.1\r\nhost: demo\r\nconnection: close\r\n\r\n".encode("ascii"))
+            await writer.drain()
+            answer = await reader.read()
+        finally:
+            writer.close()
     return parse_answer(answer)
 
 
 def parse_answer(answer: bytes) -> tuple[int, bytes]:
-    """Status and body of an HTTP/1.1 answer that ends with its connection. Raises ConnectionError for none."""
+    """Status and body of an HTTP/1.1 answer that ends with its connection. Raises ConnectionError for a part of one."""
     head, separator, body = answer.partition(b"\r\n\r\n")
     words = head.split(b" ", 2)
     if not separator or len(words) < 2 or not words[1].isdigit():
         raise ConnectionError("no HTTP answer")
     if b"\r\ntransfer-encoding: chunked" in head.lower():
-        body = _dechunk(body)
+        return int(words[1]), _dechunk(body)
+    length = _CONTENT_LENGTH.search(head)
+    if length is not None and int(length[1]) != len(body):
+        raise ConnectionError("the answer ended early")
     return int(words[1]), body
 
 
 def _dechunk(body: bytes) -> bytes:
     whole = b""
-    while body:
+    while True:
         size, _, rest = body.partition(b"\r\n")
+        if not _CHUNK_SIZE.fullmatch(size) or len(rest) < int(size, 16):
+            raise ConnectionError("the answer ended early")
         length = int(size, 16)
+        if length == 0:
+            return whole
         whole, body = whole + rest[:length], rest[length + 2 :]
-    return whole
 
 
 class Service:
@@ -115,8 +128,8 @@ class Traffic:
 
     async def _call(self) -> str | None:
         try:
-            status, body = await asyncio.wait_for(http_get(self._outbound), _TIMEOUT_SECONDS)
-        except (OSError, TimeoutError) as error:
+            status, body = await http_get(self._outbound)
+        except OSError as error:
             return type(error).__name__
         if status != 200:
             return f"HTTP {status}"

@@ -87,7 +87,8 @@ class ServerIdentity:
         return self._material
 
     def ensure(self) -> TlsMaterial:
-        """The current set, renewed first where it is past half its life or its issuer is no longer the active one.
+        """The current set, renewed first where it is past half its life (or before its beginning: the clock was set
+        back) or its issuer is no longer the active one.
 
         Raises what issuance raises; the old set then stays in use.
         """
@@ -103,7 +104,8 @@ class ServerIdentity:
 
     def _is_due(self, material: TlsMaterial, issuer_id: str) -> bool:
         half = material.not_before + (material.not_after - material.not_before) / 2
-        return self._clock.now() >= half or material.issuer_id != issuer_id
+        now = self._clock.now()
+        return not material.not_before <= now < half or material.issuer_id != issuer_id
 
     def _renew(self) -> TlsMaterial:
         key = generate_private_key(KeyAlgorithm.P256)

@@ -15,6 +15,15 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from meshca.errors import MeshcaError, invalid
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+# pydantic's words for these are about its own types
+_PROBLEMS = {
+    "extra_forbidden": "unknown key",
+    "missing": "is required",
+    "tuple_type": 'write it as a list, such as ["a", "b"]',
+    "frozen_set_type": 'write it as a list, such as ["a", "b"]',
+    "model_type": "write it as a table",
+    "model_attributes_type": "write it as a table",
+}
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -98,7 +107,7 @@ def load_settings(model: type[S], flags: Mapping[str, object], config: Path | No
     except ValidationError as error:
         raise _problems(error) from error
     except SettingsError as error:  # a list or table in the environment that is no JSON
-        raise invalid(f"configuration: {error}: write it as JSON") from error
+        raise invalid(f"configuration: {_unparsable(model, error)} in the environment: write it as JSON") from error
     return loaded
 
 
@@ -116,6 +125,13 @@ def _problems(error: ValidationError) -> MeshcaError:
     lines = []
     for problem in error.errors(include_url=False, include_input=False):
         where = ".".join(str(part) for part in problem["loc"])
-        what = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+        what = _PROBLEMS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
         lines.append(f"{where}: {what}" if where else what)
     return invalid("configuration: " + "\n".join(lines))
+
+
+def _unparsable(model: type[Settings], error: SettingsError) -> str:
+    """The variable that the error is about, if it tells."""
+    named = re.search(r'field "(\w+)"', str(error))
+    prefix = model.model_config.get("env_prefix", "")
+    return f"{prefix}{named[1].upper()}" if named else "a variable"

@@ -90,8 +90,10 @@ class SqliteDatabase:
         self.path = path
         self._busy_timeout = busy_timeout
         self._identity = _identity(path)
-        self._writers = _engine(lambda: _connect_writer(path, busy_timeout), "BEGIN IMMEDIATE", size=1)
-        self._readers = _engine(lambda: _connect_reader(path, busy_timeout), "BEGIN", size=_READERS)
+        self._wal_path = Path(f"{path}-wal")
+        self._wal: tuple[int, int] | None = None  # of the write-ahead log that our connections use
+        self._writers = _engine(lambda: self._connected(_connect_writer), "BEGIN IMMEDIATE", size=1)
+        self._readers = _engine(lambda: self._connected(_connect_reader), "BEGIN", size=_READERS)
         self._bulk: sqlite3.Connection | None = None
         self._lock: int | None = None
 
@@ -111,7 +113,7 @@ class SqliteDatabase:
         """
         with self._turn():
             try:
-                connection = self._bulk = self._bulk or _connect_writer(self.path, self._busy_timeout)
+                connection = self._bulk = self._bulk or self._connected(_connect_writer)
                 connection.execute("BEGIN IMMEDIATE")
                 connection.executemany(_INSERT, rows)
                 connection.execute("COMMIT")
@@ -124,19 +126,22 @@ class SqliteDatabase:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A consistent view; writers do not wait for it, nor it for them."""
+        """A consistent view; writers do not wait for it, nor it for them.
+
+        Raises UNAVAILABLE where the write-ahead log is not in its place: a new connection would not see what is in it.
+        """
+        self._check_wal()
         with self._readers.connect() as connection:
             yield connection
 
     def reset(self) -> None:
-        """Drops idle connections."""
-        self._drop_bulk()
-        self._writers.dispose()
-        self._readers.dispose()
+        """Drops idle connections; not where they are all that is left of the write-ahead log."""
+        if self._has_wal():
+            self._drop()
 
     def close(self) -> None:
         """Closes everything; SQLite folds its write-ahead log into the file when the last connection goes."""
-        self.reset()
+        self._drop()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -182,6 +187,20 @@ class SqliteDatabase:
                 raise self._unavailable(f"its lock file cannot be opened: {error.strerror}") from error
         return self._lock
 
+    def _connected(self, connect: Callable[[Path, float], sqlite3.Connection]) -> sqlite3.Connection:
+        """A new connection, and with the first one the identity of the log that it opens."""
+        connection = connect(self.path, self._busy_timeout)
+        if self._wal is None:
+            connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
+            self._wal = _identity(self._wal_path) if self._wal_path.exists() else None
+        return connection
+
+    def _drop(self) -> None:
+        self._drop_bulk()
+        self._writers.dispose()
+        self._readers.dispose()
+        self._wal = None
+
     def _drop_bulk(self) -> None:
         """Closes the connection, which undoes what it has not committed."""
         connection, self._bulk = self._bulk, None
@@ -201,6 +220,23 @@ class SqliteDatabase:
             raise unavailable(
                 f"database {self.path} was removed or replaced: put it back, or restart to use the new one"
             )
+        self._check_wal()
+
+    def _check_wal(self) -> None:
+        """SQLite goes on writing into a log that was removed, too; what is in it would be gone with this process."""
+        if not self._has_wal():
+            raise unavailable(
+                f"{self._wal_path} was removed: stop the server by SIGTERM, so that it saves what was in it, and"
+                " start it again"
+            )
+
+    def _has_wal(self) -> bool:
+        if self._wal is None:
+            return True
+        try:
+            return _identity(self._wal_path) == self._wal
+        except OSError:
+            return False
 
 
 def _sync_directory(directory: Path) -> None:

@@ -60,15 +60,30 @@ CASES: dict[str, tuple[tuple[Authority, ...], datetime, tuple[Action, ...]]] = {
         at(25),
         (PREPARE, Prune("issuer0"), Prune("issuer9")),
     ),
-    "nothing is due before the clock reaches the issuer": ((FIRST,), at(-100), ()),
+    "one from the future, made while the clock was ahead, is replaced": ((FIRST,), at(-1), (PREPARE,)),
+    "two from the future are no use": ((FIRST, SECOND_ONE), at(-1), (PREPARE,)),
+    "one from the future gives way to one that is valid": ((FIRST, issuer(2, PREPARED, -2)), at(-1), (USE_SECOND,)),
+    "one from the future, replaced, stays while its leaves may live": (
+        (issuer(1, ACTIVE, -2), issuer(2, OLD, 40, at(41))),
+        at(0),
+        (),
+    ),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_decides(case: str) -> None:
     authorities, now, actions = CASES[case]
-    root = authority(7, AuthorityKind.ROOT, ACTIVE, ttl=3650 * DAY)
+    root = authority(7, AuthorityKind.ROOT, ACTIVE, not_before=at(-200), ttl=3650 * DAY)
     assert decide(ring_of(root, *authorities), POLICY, now) == actions
+
+
+def test_nothing_is_made_under_a_root_from_the_future() -> None:
+    """A clock that is far behind mends itself or is mended; keys that are made meanwhile would be good for nothing."""
+    root = authority(7, AuthorityKind.ROOT, ACTIVE, ttl=3650 * DAY)
+    assert decide(ring_of(root, FIRST), POLICY, at(-1)) == ()
+    assert decide(ring_of(root), POLICY, at(-1)) == ()
+    assert decide(ring_of(root), POLICY, at(0)) == (PREPARE,)
 
 
 def test_roots_and_jwt_keys_are_left_alone() -> None:
@@ -87,7 +102,7 @@ def test_an_issuer_that_could_not_sign_a_leaf_of_full_length_is_replaced_early()
     generous = IssuerPolicy(30 * DAY, 1 / 2, 5 / 6, 20 * DAY)
     assert decide(under(at(3650), FIRST), generous, at(10) - SECOND) == ()
     assert decide(under(at(3650), FIRST), generous, at(10)) == (PREPARE,)
-    assert decide(under(at(3650), FIRST, SECOND_ONE), generous, at(10)) == (USE_SECOND,)
+    assert decide(under(at(3650), FIRST, issuer(2, PREPARED, born=9)), generous, at(10)) == (USE_SECOND,)
     late = replace(generous, slack=2 * DAY)
     assert decide(under(at(3650), FIRST), late, at(8)) == (PREPARE,)
 

@@ -7,6 +7,7 @@ import json
 import re
 import stat
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def test_init_says_what_it_made_and_warns_of_a_generated_passphrase(tmp_path: Pa
         (["--trust-domain", "a.test", "--key-type", "rsa2048"], 3, "key type rsa2048 cannot be a CA's"),
         (["--trust-domain", "a.test", "--root-ttl", "long"], 3, "--root-ttl: 'long' is not a duration"),
         (["--trust-domain", "a.test", "--issuer-ttl", "4000d"], 3, "must be positive and shorter than root-ttl"),
+        (["--trust-domain", "a.test", "--issuer-ttl", "1ms"], 3, "is too short to issue anything: at least 1s"),
+        (["--trust-domain", "a.test", "--root-ttl", "99999999d"], 3, "is too long: at most 36500d"),
         ([], 2, "--trust-domain"),
     ],
 )
@@ -65,6 +68,23 @@ def test_init_refuses_bad_input(tmp_path: Path, arguments: list[str], status: in
     said = " ".join(meshca("init", "--data-dir", tmp_path / "ca", *arguments, status=status).split())
     assert words in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_init_where_nothing_can_be_made_says_where_and_why(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    said = meshca("init", "--data-dir", tmp_path / "file" / "ca", "--trust-domain", "a.test", status=3)
+    assert said == (
+        f"meshca: data directory {tmp_path}/file/ca cannot be made: {tmp_path}/file: File exists;"
+        " choose a place that can be written\n"
+    )
+
+
+def test_what_init_says_comes_next_is_the_whole_command(tmp_path: Path) -> None:
+    passphrase = tmp_path / "passphrase"
+    passphrase.write_text("a passphrase for tests")
+    passphrase.chmod(0o600)
+    said = meshca("init", "--data-dir", tmp_path / "ca", "--trust-domain", "a.test", "--passphrase-file", passphrase)
+    assert f"meshca server --data-dir {tmp_path}/ca --passphrase-file {passphrase}\n" in said
 
 
 def test_a_server_without_state_ends_with_one_line(tmp_path: Path) -> None:
@@ -91,6 +111,33 @@ def test_commands_without_a_server_say_so(tmp_path: Path) -> None:
     said = meshca("ledger", "list", "--data-dir", tmp_path, status=7)
     assert said == f"meshca: no server is running there: {tmp_path / 'admin.sock'} does not exist\n"
     assert "give --data-dir" in meshca("bundle", "show", status=3)
+
+
+def test_an_admin_socket_that_cannot_be_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said = meshca("bundle", "show", "--admin", tmp_path / "file", status=7)
+    assert said == f"meshca: no server answers on {tmp_path}/file: Connection refused\n"
+    assert "bytes long: at most 107" in meshca("bundle", "show", "--admin", tmp_path / ("a" * 120), status=3)
+
+
+def test_a_list_in_the_environment_is_json_and_the_message_names_the_variable(tmp_path: Path) -> None:
+    environment = {"MESHCA_JWT_ISSUERS": "[{issuer: x}]"}
+    said = meshca("server", "--data-dir", tmp_path, environment=environment, status=3)
+    assert said == "meshca: configuration: MESHCA_JWT_ISSUERS in the environment: write it as JSON\n"
+
+
+async def test_a_ready_file_that_cannot_be_written_ends_the_server_with_one_line(short_tmp: Path) -> None:
+    meshca("init", "--data-dir", short_tmp / "ca", "--trust-domain", TRUST_DOMAIN)
+    listen = [word for name in ("token", "mtls", "http") for word in (f"--{name}-listen", "127.0.0.1:0")]
+    said = meshca("server", "--data-dir", short_tmp / "ca", *listen, "--ready-file", short_tmp / "no" / "x", status=3)
+    assert said == f"meshca: ready_file {short_tmp}/no/x: cannot be written: No such file or directory\n"
+
+
+async def test_grpcs_own_words_are_not_printed_where_a_port_is_taken(server: Server, short_tmp: Path) -> None:
+    meshca("init", "--data-dir", short_tmp / "ca2", "--trust-domain", TRUST_DOMAIN)
+    taken = ["--token-listen", server.facts["token"], "--mtls-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
+    said = meshca("server", "--data-dir", short_tmp / "ca2", *taken, status=7)
+    assert said == f"meshca: cannot listen on {server.facts['token']}: the address is in use or not ours\n"
 
 
 async def test_the_ready_file_tells_the_actual_addresses(server: Server) -> None:
@@ -137,6 +184,9 @@ async def test_token_bundle_ledger_and_authority(server: Server, tmp_path: Path)
         (["token", "create", "--spiffe-id", WEB, "--ttl", "soon"], 3, "--ttl: 'soon' is not a duration"),
         (["ledger", "show", "abcdef0123"], 4, "the ledger has no such certificate"),
         (["ledger", "list", "--serial", "xyz"], 3, "serial"),
+        (["ledger", "show", ""], 3, "serial is empty"),
+        (["ledger", "list", "--spiffe-id", "example.org/web"], 3, "does not start with spiffe://"),
+        (["ledger", "list", "--since", "9999999d"], 3, "--since '9999999d' is no time"),
         (["ledger", "list", "--since", "yesterday"], 3, "--since 'yesterday' is no time"),
     ],
 )
@@ -189,6 +239,27 @@ async def test_workers_share_the_ports_and_their_counts_are_one(short_tmp: Path)
             assert (await client.get("/readyz")).status_code == 200
         assert sum(record["kind"] == "server" for record in server.ledger()) >= 2
         assert await asyncio.to_thread(server.stop) == 0
+
+
+async def test_workers_take_no_module_from_the_working_directory(
+    short_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (short_tmp / "typer.py").write_text("raise SystemExit('not this one')")
+    command = (sys.executable, "-P", *MESHCA[1:])  # the server itself is started as its script starts it
+    monkeypatch.chdir(short_tmp)
+    subprocess.run(
+        [*command, "init", "--data-dir", "ca", "--trust-domain", TRUST_DOMAIN], check=True, capture_output=True
+    )
+    listen = [word for name in ("token", "mtls", "http") for word in (f"--{name}-listen", "127.0.0.1:0")]
+    server = subprocess.Popen([*command, "server", "--data-dir", "ca", "--workers", "2", *listen, "--ready-file", "r"])
+    try:
+        async with asyncio.timeout(30):
+            while not (short_tmp / "r").exists():
+                assert server.poll() is None
+                await asyncio.sleep(0.05)
+    finally:
+        server.terminate()
+    assert await asyncio.to_thread(server.wait, 20) == 0
 
 
 async def test_a_worker_that_dies_is_replaced(short_tmp: Path) -> None:

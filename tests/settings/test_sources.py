@@ -92,7 +92,7 @@ def test_settings_do_not_change() -> None:
         ("[iner]\npause = 1", "configuration: iner: unknown key"),
         ("cuont = 1\n[inner]\npuase = 1", "configuration: inner.puase: unknown key\ncuont: unknown key"),
         ('count = "x"', "configuration: count: Input should be a valid integer, unable to parse string as an integer"),
-        ("inner = 3", "configuration: inner: Input should be a valid dictionary or instance of Inner"),
+        ("inner = 3", "configuration: inner: write it as a table"),
         ('pause = "soon"', "configuration: pause: 'soon' is not a duration: write it like 90s, 10m, 1h30m or 30d"),
         ("pause = true", "configuration: pause: True is not a duration: write it like 90s, 10m, 1h30m or 30d"),
         ("pause = inf", "configuration: pause: the duration is too long: at most 999999999d can be told"),
@@ -117,7 +117,7 @@ def test_names_what_is_wrong_in_the_environment(monkeypatch: pytest.MonkeyPatch)
 def test_says_how_a_list_in_the_environment_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESHCA_NAMES", "secret-a,secret-b")
     message = refusal()
-    assert message.startswith('configuration: error parsing value for field "names"')
+    assert message.startswith("configuration: MESHCA_NAMES in the environment")
     assert message.endswith(": write it as JSON")
     assert "secret" not in message
 
@@ -125,7 +125,7 @@ def test_says_how_a_list_in_the_environment_is_written(monkeypatch: pytest.Monke
 def test_names_what_is_missing() -> None:
     with pytest.raises(MeshcaError) as refused:
         load_settings(Sample, {}, None)
-    assert refused.value.message == "configuration: place: Field required"
+    assert refused.value.message == "configuration: place: is required"
 
 
 def test_a_file_that_cannot_be_read_or_is_no_toml_is_named(tmp_path: Path) -> None:
