@@ -36,6 +36,22 @@ class AgentOutputs:
     ready: ReadyFile | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Alarm:
+    """A time to come: when the clock shows `at`, or at the loop's time `end`, when as much has passed as was left.
+
+    So a clock that is set back, as on a host that started with a wrong one, silences nobody; and one that is set
+    forward, or went on while the host slept, is heeded.
+    """
+
+    at: datetime
+    end: float
+
+    def left(self, now: datetime, loop_time: float) -> float:
+        """Seconds until then; not positive once it has come."""
+        return min((self.at - now).total_seconds(), self.end - loop_time)
+
+
 class Agent:
     """One agent, one identity. `dice` gives a random number from 0 up to 1."""
 
@@ -90,7 +106,7 @@ class Agent:
 
     async def _keep_identity(self) -> None:
         saved = await asyncio.to_thread(self._state.load, self._clock.now())
-        due = self._clock.now() if saved is None else await self._go_on_with(saved)
+        due = self._alarm(self._clock.now()) if saved is None else await self._go_on_with(saved)
         failures = 0
         while True:
             await self._sleep_until(due)
@@ -103,17 +119,19 @@ class Agent:
             failures = 0
             due = await self._adopt(identity)
 
-    async def _go_on_with(self, saved: AgentIdentity) -> datetime:
+    async def _go_on_with(self, saved: AgentIdentity) -> _Alarm:
         _log.info("identity_restored", **_facts(saved))
+        due = self._alarm(renewal_time(saved.life, self._dice()))
         await self._serve(saved)
-        return renewal_time(saved.life, self._dice())
+        return due
 
-    async def _adopt(self, identity: AgentIdentity) -> datetime:
+    async def _adopt(self, identity: AgentIdentity) -> _Alarm:
         """Makes it the agent's identity; gives when to renew it. It is saved first: the token may be spent by now."""
         _log.info("identity_obtained", **_facts(identity))
+        due = self._alarm(renewal_time(identity.life, self._dice()))
         await self._save(identity)
         await self._serve(identity)
-        return renewal_time(identity.life, self._dice())
+        return due
 
     async def _serve(self, identity: AgentIdentity) -> None:
         self._identity = identity
@@ -130,12 +148,13 @@ class Agent:
         if self._outputs.ready is not None:
             await self._try("ready_file_not_written", partial(self._outputs.ready.write, identity.spiffe_id))
 
-    async def _failed(self, error: MeshcaError, failures: int) -> datetime:
+    async def _failed(self, error: MeshcaError, failures: int) -> _Alarm:
         """Logs the failure; gives when to try again."""
         now = self._clock.now()
         life = None if self._identity is None else self._identity.life
         pushback = None if error.retry_after is None else timedelta(seconds=error.retry_after)
         wait = retry_delay(failures, life, now, self._dice(), pushback=pushback)
+        due = self._alarm(now + wait)
         event = "issuance_failed" if life is None else "renewal_failed"
         _log.warning(
             event, code=error.kind.value, reason=error.message, next_try_seconds=round(wait.total_seconds(), 3)
@@ -144,14 +163,15 @@ class Agent:
             # Envoys keep what they have; whoever connects now gets the trust bundle alone.
             _log.error("identity_expired", **_facts(self._identity))
             await self._sds.set_serving(False)
-        return now + wait
+        return due
 
-    async def _sleep_until(self, due: datetime) -> None:
-        """Returns when the clock shows `due`, or once so much time has passed: a clock that is set back silences
-        nobody."""
-        time = asyncio.get_running_loop().time
-        end = time() + (due - self._clock.now()).total_seconds()
-        while (left := min((due - self._clock.now()).total_seconds(), end - time())) > 0:
+    def _alarm(self, at: datetime) -> _Alarm:
+        left = (at - self._clock.now()).total_seconds()
+        return _Alarm(at, asyncio.get_running_loop().time() + left)
+
+    async def _sleep_until(self, due: _Alarm) -> None:
+        loop_time = asyncio.get_running_loop().time
+        while (left := due.left(self._clock.now(), loop_time())) > 0:
             await asyncio.sleep(min(left, _LONGEST_NAP.total_seconds()))
             await self._mend()
 

@@ -52,16 +52,17 @@ Action = PrepareIssuer | Activate | Prune
 def decide(ring: AuthorityRing, policy: IssuerPolicy, now: datetime) -> tuple[Action, ...]:
     """What to do now, in order. Empty when nothing is due; calling it again after each action is safe.
 
-    An issuer whose time has not come counts for nothing: it was made while the clock was ahead, and what it signs would
-    be good for nobody. Nothing is made under a root of that kind.
+    An issuer whose time has not come, since it was made while the clock was ahead, must not sign: what it signs would
+    be good for nobody yet. Nothing is made under a root of that kind.
     """
     active = ring.active(AuthorityKind.ISSUER)
-    prepared = [a for a in ring.of(AuthorityKind.ISSUER, AuthorityState.PREPARED) if a.not_before <= now < a.not_after]
+    prepared = [a for a in ring.of(AuthorityKind.ISSUER, AuthorityState.PREPARED) if a.not_after > now]
+    usable = [a for a in prepared if _has_begun(a, now)]
     spent = [Prune(a.id) for a in ring.of(AuthorityKind.ISSUER) if _is_spent(a, now)]
     if not _has_begun(ring.active(AuthorityKind.ROOT), now):
         return tuple(spent)
     if active is None or not _has_begun(active, now) or _is_due(ring, active, policy, policy.activate_at, now):
-        next_one = [Activate(prepared[0].id)] if prepared else [PrepareIssuer()]
+        next_one = [Activate(usable[0].id)] if usable else [PrepareIssuer()]
         return (*next_one, *spent)
     if not prepared and _is_due(ring, active, policy, policy.prepare_at, now):
         return (PrepareIssuer(), *spent)

@@ -18,6 +18,7 @@ from meshca.rpc.listeners import Listener, ListenerLimits
 from meshca.rpc.peers import mtls_peer, token_peer
 from meshca.settings.server import ServerSettings, parse_listen_address
 from meshca.wiring.core import Core
+from meshca.wiring.open_files import affordable_connections
 
 _SERVICES = (ISTIO_SERVICE, MESHCA_SERVICE)
 
@@ -43,7 +44,7 @@ class Door:
             threads=limits.threads,
             max_concurrent_calls=limits.max_concurrent_calls,
             max_connection_age=limits.max_connection_age,
-            max_connections=limits.max_connections,
+            max_connections=affordable_connections(limits.max_connections),
             shared_port=shared_ports,
         )
         limiter = PeerLimiter(limits.requests_per_second, limits.burst, time.monotonic)

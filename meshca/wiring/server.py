@@ -29,6 +29,7 @@ from meshca.wiring.data_dir import DataDir, check_socket_path, clear_socket, loc
 from meshca.wiring.door import Door, DoorAddresses
 from meshca.wiring.exposition import WorkerTotals
 from meshca.wiring.logs import configure_logging
+from meshca.wiring.open_files import raise_open_files_limit
 from meshca.wiring.workers import Workers
 
 _log = structlog.get_logger("meshca.server")
@@ -43,6 +44,7 @@ def run_server(settings: ServerSettings) -> None:
     """Runs the server until SIGTERM or SIGINT; raises what keeps it from starting."""
     configure_logging(settings.log_format, settings.log_level)
     os.umask(0o077)
+    raise_open_files_limit()
     asyncio.run(Server(settings).run())
 
 

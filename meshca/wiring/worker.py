@@ -22,6 +22,7 @@ from meshca.wiring.core import Core, build_core
 from meshca.wiring.door import Door
 from meshca.wiring.exposition import read_samples
 from meshca.wiring.logs import configure_logging
+from meshca.wiring.open_files import raise_open_files_limit
 
 _log = structlog.get_logger("meshca.worker")
 
@@ -33,6 +34,7 @@ def run_worker() -> None:
     settings = ServerSettings.model_validate_json(sys.stdin.readline())
     configure_logging(settings.log_format, settings.log_level)
     os.umask(0o077)
+    raise_open_files_limit()
     asyncio.run(_run(settings))
 
 

@@ -63,6 +63,7 @@ CASES: dict[str, tuple[tuple[Authority, ...], datetime, tuple[Action, ...]]] = {
     "one from the future, made while the clock was ahead, is replaced": ((FIRST,), at(-1), (PREPARE,)),
     "two from the future are no use": ((FIRST, SECOND_ONE), at(-1), (PREPARE,)),
     "one from the future gives way to one that is valid": ((FIRST, issuer(2, PREPARED, -2)), at(-1), (USE_SECOND,)),
+    "one from the future that is prepared is enough": ((issuer(1, ACTIVE, -16), SECOND_ONE), at(0), ()),
     "one from the future, replaced, stays while its leaves may live": (
         (issuer(1, ACTIVE, -2), issuer(2, OLD, 40, at(41))),
         at(0),

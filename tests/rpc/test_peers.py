@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshca.pki.certificates import der_to_pem
-from meshca.rpc.peers import bearer_tokens, parse_chain, peer_address
+from meshca.rpc.peers import MAX_CHAIN_PEM_BYTES, bearer_tokens, parse_chain, peer_address, peer_network
 from meshca.spiffe.peers import Peer
 from tests.svids import new_root, uris
 
@@ -27,6 +27,24 @@ from tests.svids import new_root, uris
 )
 def test_an_address_comes_without_its_port(peer: str, address: str) -> None:
     assert peer_address(peer) == address
+
+
+@pytest.mark.parametrize(
+    ("address", "peer"),
+    [
+        ("10.1.2.3", "10.1.2.3"),
+        ("::ffff:10.1.2.3", "10.1.2.3"),
+        ("2001:db8:0:1::7", "2001:db8:0:1::/64"),
+        ("2001:db8:0:1:ffff:ffff:ffff:ffff", "2001:db8:0:1::/64"),
+        ("2001:db8:0:2::7", "2001:db8:0:2::/64"),
+        ("::1", "::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unix", "unix"),
+        ("", ""),
+    ],
+)
+def test_a_flood_from_all_addresses_of_one_network_comes_from_one_peer(address: str, peer: str) -> None:
+    assert peer_network(address) == peer
 
 
 @pytest.mark.parametrize(
@@ -59,6 +77,13 @@ def test_the_chain_of_a_handshake_is_leaf_first_and_each_certificate_once() -> N
     assert parse_chain((pems[0],), (pems[0] + pems[1],)) == (leaf, issuer.der)
     assert parse_chain((pems[0],), ()) == (leaf,)
     assert parse_chain((), ()) == ()
+
+
+def test_a_chain_that_would_fill_our_memory_is_none() -> None:
+    leaf = as_pem(new_root().svid(*uris("spiffe://example.org/a")))
+    most = leaf + b"\n" * (MAX_CHAIN_PEM_BYTES - len(leaf))
+    assert len(parse_chain((leaf,), (most[len(leaf) :],))) == 1
+    assert parse_chain((leaf,), (most[len(leaf) :] + b"\n",)) == ()
 
 
 def as_pem(der: bytes) -> bytes:

@@ -248,6 +248,17 @@ def test_no_leaf_is_ever_cut_short_by_more_than_a_tick_was_late(
         assert issued.certificate.prepared.not_after == (now + longest).replace(microsecond=0)
 
 
+def test_a_clock_that_ran_ahead_and_was_set_right_does_not_stop_issuance_until_it_gets_there_again() -> None:
+    ca = found_ca()
+    ca.clock.move(40 * DAY)
+    ca.rotation.tick()
+    ca.clock.move(-40 * DAY)
+    ca.rotation.tick()
+    issued = ca.issuance.issue(WORKLOAD, SigningRequest(CSR))
+    assert issued.certificate.prepared.not_before <= ca.clock.now()
+    assert issued.state.issuer.not_before <= ca.clock.now()
+
+
 class Rotations(RuleBasedStateMachine):
     """A server that ticks, crashes between any two steps, sleeps, and whose clock jumps."""
 
@@ -256,6 +267,7 @@ class Rotations(RuleBasedStateMachine):
         self.ca = found_ca()
         self.latest = FOUNDED
         self.crashes = 0
+        self.setbacks = 0
         self.ticked = True
 
     @rule(fraction=st.floats(0.001, 0.1))
@@ -274,6 +286,7 @@ class Rotations(RuleBasedStateMachine):
     @rule(hours=st.integers(1, 40))
     def clock_is_set_back(self, hours: int) -> None:
         self.ca.clock.move(-timedelta(hours=hours))
+        self.setbacks += 1
         self.tick()
 
     @rule(where=st.sampled_from(["before save", "after save", "at delete", "ledger"]), fraction=st.floats(0.01, 0.6))
@@ -328,8 +341,14 @@ class Rotations(RuleBasedStateMachine):
         assert len(self.ca.key_ids() - needed) <= self.crashes
 
     @invariant()
+    def after_a_tick_what_signs_is_valid(self) -> None:
+        if self.ticked:
+            assert self.ca.signing.current().issuer.not_before <= self.ca.clock.now()
+
+    @invariant()
     def no_more_than_a_few_issuers_are_kept(self) -> None:
-        assert len(self.ca.ring.of(ISSUER)) <= 4
+        """Each time that the clock is set back, one that was made in what is now the future may have to be replaced."""
+        assert len(self.ca.ring.of(ISSUER)) <= 4 + self.setbacks
 
 
 TestRotations = Rotations.TestCase

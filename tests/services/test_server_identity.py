@@ -163,3 +163,13 @@ def test_names_come_from_configuration_and_from_where_it_listens(
     configured: tuple[str, ...], hosts: tuple[str, ...], dns: tuple[str, ...], addresses: tuple[str, ...]
 ) -> None:
     assert server_names(configured, hosts) == ServerNames(dns, tuple(map(ipaddress.ip_address, addresses)))
+
+
+def test_a_clock_that_was_set_back_does_not_leave_a_certificate_that_is_not_valid_yet() -> None:
+    server = a_server()
+    server.ca.clock.move(DAY)
+    first = server.identity.ensure()
+    server.ca.clock.move(-timedelta(minutes=2))
+    renewed = server.identity.ensure()
+    assert renewed.serial != first.serial
+    assert renewed.not_before <= server.ca.clock.now()

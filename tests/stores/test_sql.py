@@ -457,3 +457,52 @@ def test_sql_finds_what_memory_finds(
             assert stores.ledger.find(query) == memory.find(query)
     finally:
         stores.close()
+
+
+def refusal_to_record(stores: SqlStores, number: int) -> MeshcaError:
+    with pytest.raises(MeshcaError) as caught:
+        stores.ledger.record([a_record(number)])
+    return caught.value
+
+
+def test_a_write_ahead_log_that_was_removed_takes_no_records_that_a_crash_would_lose(
+    stores: SqlStores, path: Path
+) -> None:
+    """SQLite itself goes on into the removed file, without a word."""
+    stores.ledger.record([a_record(1)])
+    Path(f"{path}-wal").unlink()
+    for _ in range(2):  # the first refusal resets the connections, and must not make a new log
+        error = refusal_to_record(stores, 2)
+        assert error.kind is ErrorKind.UNAVAILABLE
+        assert "meshca.db-wal was removed: stop the server by SIGTERM, so that it saves what was in it" in error.message
+    with pytest.raises(MeshcaError, match=r"meshca\.db-wal was removed"):
+        stores.ledger.find(LedgerQuery())
+
+
+def test_a_write_ahead_log_that_was_removed_is_saved_by_a_clean_stop(stores: SqlStores, path: Path) -> None:
+    stores.ledger.record([a_record(1)])
+    Path(f"{path}-wal").unlink()
+    refusal_to_record(stores, 2)
+    stores.close()
+    again = open_sqlite(path)
+    assert serials(again.ledger) == [1]
+    again.ledger.record([a_record(2)])
+    again.close()
+
+
+def test_a_write_ahead_log_that_was_replaced_is_noticed_too(stores: SqlStores, path: Path) -> None:
+    stores.ledger.record([a_record(1)])
+    log = Path(f"{path}-wal")
+    shutil.copy(log, f"{log}.copy")
+    os.replace(f"{log}.copy", log)
+    assert refusal_to_record(stores, 2).kind is ErrorKind.UNAVAILABLE
+
+
+def test_a_write_ahead_log_that_is_put_back_serves_again(stores: SqlStores, path: Path) -> None:
+    stores.ledger.record([a_record(1)])
+    log = Path(f"{path}-wal")
+    log.rename(f"{log}.away")
+    refusal_to_record(stores, 2)
+    Path(f"{log}.away").rename(log)
+    stores.ledger.record([a_record(2)])
+    assert len(stores.ledger.find(LedgerQuery()).records) == 2
