@@ -76,9 +76,9 @@ def exhausted(message: str, *, retry_after: float | None = None) -> MeshcaError:
     return MeshcaError(ErrorKind.EXHAUSTED, message, retry_after=retry_after)
 
 
-def unavailable(message: str, *, retry_after: float | None = None) -> MeshcaError:
+def unavailable(message: str, *, retry_after: float | None = None, reason: str | None = None) -> MeshcaError:
     """An UNAVAILABLE error: something we depend on is out."""
-    return MeshcaError(ErrorKind.UNAVAILABLE, message, retry_after=retry_after)
+    return MeshcaError(ErrorKind.UNAVAILABLE, message, retry_after=retry_after, reason=reason)
 
 
 def internal(message: str, *, reason: str | None = None) -> MeshcaError:

@@ -25,6 +25,7 @@ from meshca.wiring.core import Core, build_core
 from meshca.wiring.data_dir import Founding, create_data_dir
 from meshca.wiring.door import Door, DoorAddresses
 from tests.assets.csrs import good, key_of
+from tests.fakes.clock import Stopwatch
 
 MESH = "door.test"
 WORKLOAD = f"spiffe://{MESH}/ns/a/sa/b"
@@ -39,6 +40,7 @@ class RunningDoor:
     core: Core
     metrics: Metrics
     addresses: DoorAddresses
+    watch: Stopwatch  # the age of what it signs with, which nobody confirms; stands still
 
     def join_token(self, spiffe_id: str = WORKLOAD) -> str:
         """A new join token."""
@@ -47,7 +49,7 @@ class RunningDoor:
     @property
     def root(self) -> bytes:
         """The trust bundle, PEM."""
-        return self.core.signing.current().bundle.pem.encode()
+        return self.core.signing.latest().bundle.pem.encode()
 
     @contextlib.contextmanager
     def channel(
@@ -109,13 +111,14 @@ def open_door(directory: Path, **settings: Any) -> Iterator[RunningDoor]:
         "shutdown_grace": 0,
     }
     chosen = ServerSettings(**{**base, **settings})
-    core = build_core(chosen)
+    watch = Stopwatch()
+    core = build_core(chosen, watch)
     try:
         core.identity.ensure()
-        metrics = Metrics(lambda: core.signing.current().ring, ledger=core.stores.ledger)
+        metrics = Metrics(lambda: core.signing.latest().ring, ledger=core.stores.ledger)
         door = Door(core, chosen, metrics)
         try:
-            yield RunningDoor(core, metrics, door.open())
+            yield RunningDoor(core, metrics, door.open(), watch)
         finally:
             door.close()
     finally:

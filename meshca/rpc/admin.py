@@ -46,7 +46,7 @@ class AdminDoor(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.GetTrustBundleRequest, context: grpc.ServicerContext
     ) -> pb.GetTrustBundleResponse:
         """The current trust bundle."""
-        state = _answer(context, self._signing.current)
+        state = _answer(context, self._signing.latest)
         return pb.GetTrustBundleResponse(bundle=bundle_message(state.bundle))
 
     def ListCertificates(  # noqa: N802
@@ -62,7 +62,7 @@ class AdminDoor(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.ListAuthoritiesRequest, context: grpc.ServicerContext
     ) -> pb.ListAuthoritiesResponse:
         """The authority ring."""
-        ring = _answer(context, self._signing.current).ring
+        ring = _answer(context, self._signing.latest).ring
         return pb.ListAuthoritiesResponse(
             authorities=[_authority_message(authority) for authority in ring.authorities],
             trust_domain=ring.trust_domain.name,

@@ -244,7 +244,9 @@ def _outward(error: MeshcaError) -> str:
             error.reason or "", "internal error"
         )
     if error.kind is ErrorKind.UNAVAILABLE:
-        return "the certificate cannot be recorded right now; nothing was issued"
+        ready = error.reason != "CA_NOT_READY"
+        cause = "the certificate cannot be recorded right now" if ready else "the CA is not ready"
+        return f"{cause}; nothing was issued"
     return error.message
 
 

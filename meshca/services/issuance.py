@@ -82,7 +82,7 @@ class Issuance:
 
         Raises INVALID (reasons `CSR_ERROR`, `TTL_ERROR`), DENIED, UNAUTHENTICATED (somebody else spent the caller's
         join token meanwhile), INTERNAL (`CA_NOT_READY`, `CERT_GEN_ERROR`),
-        UNAVAILABLE where the ledger cannot be written (nothing was signed).
+        UNAVAILABLE where the ledger cannot be written or the authorities cannot be read (nothing was signed).
         """
         state, now = self._signing.current(), self._clock.now()
         draft = self._draft(caller, request, state, now)
@@ -91,7 +91,7 @@ class Issuance:
     def issue_batch(self, caller: Caller, requests: Sequence[SigningRequest]) -> list[IssuedChain | MeshcaError]:
         """One answer for each request, in order; the good ones share a durable write.
 
-        Raises what concerns all of them: INTERNAL (`CA_NOT_READY`), UNAVAILABLE (ledger).
+        Raises what concerns all of them: INTERNAL (`CA_NOT_READY`), UNAVAILABLE (ledger, authorities).
         """
         state, now = self._signing.current(), self._clock.now()
         drafts = [self._try_draft(caller, request, state, now) for request in requests]
@@ -109,7 +109,7 @@ class Issuance:
 
     def bundle(self) -> TrustBundle:
         """The trust bundle that goes with what is issued now. Raises INTERNAL (`CA_NOT_READY`)."""
-        return self._signing.current().bundle
+        return self._signing.latest().bundle
 
     def _try_draft(
         self, caller: Caller, request: SigningRequest, state: SigningState, now: datetime

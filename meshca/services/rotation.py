@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import threading
+from datetime import datetime
 
 import structlog
 
@@ -12,17 +13,21 @@ from meshca.errors import ErrorKind, MeshcaError, internal, unreachable
 from meshca.pki.keys import KeyAlgorithm
 from meshca.ports import AuthorityStore, Clock, KeyManager, StoredRing
 from meshca.services.authorities import AuthorityMaker
-from meshca.services.signing import Signing, open_state
+from meshca.services.signing import CONFIRMED_FOR, Signing, open_state
 
 _log = structlog.get_logger("meshca.rotation")
 
-# A door that has not yet heard of an activation may sign with the old issuer for this long.
-PROPAGATION = timedelta(minutes=1)
+# A door that has not yet heard of an activation may sign with the old issuer for this long after the activation's time
+# was taken: until its last confirmation is too old, and as much again for the activation to become durable.
+PROPAGATION = 2 * CONFIRMED_FOR
 _MAX_STEPS = 16
 
 
 class Rotation:
-    """Loads the ring, keeps the signing state current, and carries out what `decide` says."""
+    """Loads the ring, keeps the signing state current, and carries out what `decide` says.
+
+    `refresh` may be called on any thread, also during a `tick`; of ticks there is one at a time.
+    """
 
     def __init__(
         self,
@@ -42,15 +47,23 @@ class Rotation:
         self._policy = policy
         self._algorithm = algorithm
         self._revision = 0
+        # what is read or saved is published before anything else is read or saved: nothing older comes after it
+        self._publishing = threading.Lock()
 
     def refresh(self) -> AuthorityRing:
-        """Reads the stored ring and publishes it if it is news; what the door signs with follows the store.
+        """Reads the stored ring and publishes it if it is news, confirms what is published otherwise; what the door
+        signs with follows the store.
 
-        Raises INTERNAL where the stored state cannot be used, UNAVAILABLE where the store is out.
+        Raises INTERNAL where the stored state cannot be used, UNAVAILABLE where the store is out: unconfirmed, what
+        was published is soon signed with no more.
         """
-        stored = self._store.load()
-        if stored.revision != self._revision:
-            self._publish(stored)
+        with self._publishing:
+            moment = self._signing.moment()
+            stored = self._store.load()
+            if stored.revision == self._revision:
+                self._signing.confirm(moment)
+            else:
+                self._publish(stored, moment)
         return stored.ring
 
     def tick(self) -> int:
@@ -72,7 +85,9 @@ class Rotation:
         ring = apply(stored.ring, event)
         if isinstance(action, Activate):
             open_state(ring, self._keys)  # before it is durable: what cannot sign must not become the active one
-        self._publish(self._save(ring, event, stored.revision))
+        with self._publishing:
+            moment = self._signing.moment()
+            self._publish(self._save(ring, event, stored.revision), moment)
         if isinstance(action, Prune):
             self._destroy_key(stored.ring, action.authority_id)
         _log.info("authority_step", step=type(action).__name__, authority=_subject(event))
@@ -100,8 +115,8 @@ class Rotation:
     def _last_leaf(self, now: datetime) -> datetime:
         return (now + self._policy.max_leaf_ttl + PROPAGATION).replace(microsecond=0)
 
-    def _publish(self, stored: StoredRing) -> None:
-        self._signing.publish(open_state(stored.ring, self._keys))
+    def _publish(self, stored: StoredRing, moment: float) -> None:
+        self._signing.publish(open_state(stored.ring, self._keys), moment)
         self._revision = stored.revision
 
     def _destroy_key(self, ring: AuthorityRing, authority_id: str) -> None:

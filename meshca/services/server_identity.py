@@ -92,7 +92,7 @@ class ServerIdentity:
 
         Raises what issuance raises; the old set then stays in use.
         """
-        state = self._signing.current()
+        state = self._signing.latest()
         current = self._material
         if current is None or self._is_due(current, state.issuer.authority_id):
             current = self._renew()

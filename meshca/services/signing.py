@@ -1,14 +1,20 @@
-"""What the signing door signs with right now: one frozen value, replaced whole."""
+"""What the signing door signs with right now: one frozen value, replaced whole, and good only while it is confirmed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing
-from meshca.errors import internal
+from meshca.errors import internal, unavailable
 from meshca.pki.certificates import Issuer
 from meshca.ports import KeyManager, Signer
 from meshca.spiffe.bundles import TrustBundle
+
+# How long a door signs with what it last saw in the store. Past it, somebody else may have moved the ring on.
+CONFIRMED_FOR = timedelta(seconds=30)
+_RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,26 +27,69 @@ class SigningState:
     signer: Signer
 
 
-class Signing:
-    """Holds the current state for every thread of the door; a reader takes it once per call."""
+@dataclass(frozen=True, slots=True)
+class _Confirmed:
+    """A state, and a moment at which it was what the store had."""
 
-    def __init__(self) -> None:
-        self._state: SigningState | None = None
+    state: SigningState
+    moment: float
+
+
+class Signing:
+    """Holds the current state for every thread of the door; a reader takes it once per call.
+
+    `monotonic` gives seconds that never go back. One writer at a time publishes and confirms.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._held: _Confirmed | None = None
 
     def current(self) -> SigningState:
-        """The state. Raises INTERNAL (reason `CA_NOT_READY`) before the first one is published."""
-        if self._state is None:
-            raise internal("no issuing CA is loaded yet", reason="CA_NOT_READY")
-        return self._state
+        """The state, to sign with. Raises INTERNAL (reason `CA_NOT_READY`) before the first one is published, and
+        UNAVAILABLE (the same reason) where it was not confirmed within `CONFIRMED_FOR`."""
+        held = self._latest()
+        doubt = self._doubt(held)
+        if doubt is not None:
+            raise unavailable(doubt, retry_after=_RETRY_SECONDS, reason="CA_NOT_READY")
+        return held.state
+
+    def latest(self) -> SigningState:
+        """The state, to look at: however long ago it was confirmed. Raises INTERNAL (`CA_NOT_READY`) as `current`."""
+        return self._latest().state
+
+    def doubt(self) -> str | None:
+        """Why nothing may be signed with the state for now; None where it may. Raises INTERNAL as `current`."""
+        return self._doubt(self._latest())
 
     @property
     def is_ready(self) -> bool:
         """Whether there is a state."""
-        return self._state is not None
+        return self._held is not None
 
-    def publish(self, state: SigningState) -> None:
-        """Makes `state` the current one; calls under way finish with the one they took."""
-        self._state = state
+    def moment(self) -> float:
+        """Now, as `publish` and `confirm` want it: taken before the store is asked, for its answer may be slow."""
+        return self._monotonic()
+
+    def publish(self, state: SigningState, moment: float) -> None:
+        """Makes `state`, which the store had at `moment` or later, the current one; calls under way finish with the
+        one they took."""
+        self._held = _Confirmed(state, moment)
+
+    def confirm(self, moment: float) -> None:
+        """The published state is still the one that the store has. Raises INTERNAL where there is none."""
+        self._held = replace(self._latest(), moment=moment)
+
+    def _latest(self) -> _Confirmed:
+        if self._held is None:
+            raise internal("no issuing CA is loaded yet", reason="CA_NOT_READY")
+        return self._held
+
+    def _doubt(self, held: _Confirmed) -> str | None:
+        age = self._monotonic() - held.moment
+        if age <= CONFIRMED_FOR.total_seconds():
+            return None
+        return f"the authorities in the store could not be read for {age:.0f}s: nothing is signed until they can"
 
 
 def open_state(ring: AuthorityRing, keys: KeyManager) -> SigningState:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from meshca.pki.keys import CA_ALGORITHMS, DEFAULT_FAMILIES, KeyAlgorithm, KeyFamily
 from meshca.pki.prepare import CA_BACKDATE
+from meshca.services.signing import CONFIRMED_FOR
 from meshca.settings.sources import Duration, Section, Settings
 
 MAX_TTL_CEILING = timedelta(days=90)
@@ -139,6 +140,15 @@ class ServerSettings(Settings):
         longest = self.issuer.ttl * (self.issuer.activate_at - self.issuer.prepare_at)
         if self.tick > longest:
             raise ValueError(f"tick is {self.tick}: issuing CAs of {self.issuer.ttl} need one at least every {longest}")
+        return self
+
+    @model_validator(mode="after")
+    def _ticks_confirm_in_time(self) -> Self:
+        if self.tick > CONFIRMED_FOR:
+            raise ValueError(
+                f"tick is {self.tick}: at most {CONFIRMED_FOR}, since that is how long the server signs"
+                " with authorities that it has not looked up again"
+            )
         return self
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from meshca.authority.schedule import IssuerPolicy
 from meshca.errors import invalid
@@ -30,8 +31,11 @@ from meshca.spiffe.ids import TrustDomain
 from meshca.stores.sql import SqlStores
 from meshca.tokens.identities import identity_mapping
 from meshca.tokens.verification import TokenRule
-from meshca.wiring.clock import SystemClock
+from meshca.wiring.clock import SystemClock, uptime
 from meshca.wiring.data_dir import DataDir, open_keys, open_stores, read_passphrase
+
+# How often each process looks at the stored ring: what it signs with is good only while that succeeds.
+REFRESH = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +52,8 @@ class Core:
     authentication: Authentication
 
 
-def build_core(settings: ServerSettings) -> Core:
-    """Opens existing state and builds the services on it.
+def build_core(settings: ServerSettings, monotonic: Callable[[], float] = uptime) -> Core:
+    """Opens existing state and builds the services on it. `monotonic` (seconds) tells the age of what it signs with.
 
     Creates nothing: raises NOT_FOUND, INVALID or INTERNAL, in one clear line, for state that is missing, foreign or
     cannot be decrypted (law 6).
@@ -57,18 +61,18 @@ def build_core(settings: ServerSettings) -> Core:
     data_dir = DataDir(settings.data_dir)
     stores = open_stores(data_dir)
     try:
-        return _build(settings, data_dir, stores)
+        return _build(settings, data_dir, stores, monotonic)
     except BaseException:
         stores.close()
         raise
 
 
-def _build(settings: ServerSettings, data_dir: DataDir, stores: SqlStores) -> Core:
+def _build(settings: ServerSettings, data_dir: DataDir, stores: SqlStores, monotonic: Callable[[], float]) -> Core:
     passphrase = read_passphrase(settings.passphrase_file, os.environ, data_dir)
     if passphrase is None:
         raise invalid("the private keys are encrypted: give --passphrase-file or MESHCA_PASSPHRASE")
     keys = open_keys(data_dir, passphrase)
-    clock, signing, leaf = SystemClock(), Signing(), settings.leaf
+    clock, signing, leaf = SystemClock(), Signing(monotonic), settings.leaf
     maker = AuthorityMaker(keys, stores.ledger, clock)
     issuer = settings.issuer
     policy = IssuerPolicy(issuer.ttl, issuer.prepare_at, issuer.activate_at, leaf.max_ttl, slack=settings.tick)
@@ -101,7 +105,7 @@ def _authenticators(
     settings: ServerSettings, trust_domain: TrustDomain, signing: Signing, stores: SqlStores, clock: SystemClock
 ) -> tuple[Authenticator, ...]:
     return (
-        SvidAuthenticator(lambda: {trust_domain: signing.current().bundle}, trust_domain),
+        SvidAuthenticator(lambda: {trust_domain: signing.latest().bundle}, trust_domain),
         *(_jwt_authenticator(issuer, trust_domain, clock) for issuer in settings.jwt_issuers),
         JoinTokenAuthenticator(stores.join_tokens),
     )

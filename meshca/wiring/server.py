@@ -77,7 +77,7 @@ class Server:
         stack.push_async_callback(asyncio.to_thread, core.stores.close)
         await asyncio.to_thread(self._first_tick, core)
 
-        metrics = Metrics(lambda: core.signing.current().ring, ledger=core.stores.ledger)
+        metrics = Metrics(lambda: core.signing.latest().ring, ledger=core.stores.ledger)
         totals = WorkerTotals(metrics.registry)
         checks = _checks(core)
         if settings.workers > 1:
@@ -190,6 +190,7 @@ def _checks(core: Core) -> dict[str, Callable[[], str | None]]:
     """What must hold for the server to be ready; each tells its problem, or None."""
     return {
         "authority": lambda: _authority_problem(core),
+        "signing": core.signing.doubt,
         "certificate": lambda: _certificate_problem(core),
         "ledger": lambda: _ledger_problem(core),
     }
@@ -205,7 +206,7 @@ def _ledger_problem(core: Core) -> str | None:
 
 
 def _authority_problem(core: Core) -> str | None:
-    active = core.signing.current().ring.active(AuthorityKind.ISSUER)
+    active = core.signing.latest().ring.active(AuthorityKind.ISSUER)
     if active is None or active.not_after <= core.clock.now():
         return "the issuing CA has expired"
     return None

@@ -11,22 +11,19 @@ import json
 import os
 import signal
 import sys
-from datetime import timedelta
 
 import structlog
 
 from meshca.errors import MeshcaError
 from meshca.http.metrics import Metrics
 from meshca.settings.server import ServerSettings
-from meshca.wiring.core import Core, build_core
+from meshca.wiring.core import REFRESH, Core, build_core
 from meshca.wiring.door import Door
 from meshca.wiring.exposition import read_samples
 from meshca.wiring.logs import configure_logging
 from meshca.wiring.open_files import raise_open_files_limit
 
 _log = structlog.get_logger("meshca.worker")
-
-REFRESH = timedelta(seconds=1)
 
 
 def run_worker() -> None:
@@ -47,7 +44,7 @@ async def _run(settings: ServerSettings) -> None:
     core = await asyncio.to_thread(build_core, settings)
     try:
         core.identity.ensure()
-        metrics = Metrics(lambda: core.signing.current().ring, ledger=core.stores.ledger)
+        metrics = Metrics(lambda: core.signing.latest().ring, ledger=core.stores.ledger)
         door = Door(core, settings, metrics, shared_ports=True)
         await asyncio.to_thread(door.open)
         try:

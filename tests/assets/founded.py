@@ -9,6 +9,7 @@ from meshca.authority.ring import AuthorityKind, AuthorityRing
 from meshca.authority.schedule import IssuerPolicy
 from meshca.pki.keys import KeyAlgorithm
 from meshca.pki.profiles import IssuanceProfile
+from meshca.ports import AuthorityStore
 from meshca.services.authorities import AuthorityMaker, found
 from meshca.services.issuance import Issuance
 from meshca.services.rotation import Rotation
@@ -17,7 +18,7 @@ from meshca.spiffe.ids import SpiffeId
 from meshca.spiffe.peers import AuthenticationMethod, Caller
 from meshca.stores.memory import MemoryAuthorityStore, MemoryJoinTokenStore, MemoryLedger
 from tests.assets.authorities import FOUNDED, MESH
-from tests.fakes.clock import SetClock
+from tests.fakes.clock import SetClock, Stopwatch
 from tests.fakes.failing import CrashingAuthorityStore, JournalledKeyManager, JournalledLedger
 from tests.fakes.key_manager import MemoryKeyManager
 
@@ -37,20 +38,21 @@ class FoundedCa:
     policy: IssuerPolicy = POLICY
     profile: IssuanceProfile = field(default_factory=IssuanceProfile)
     join_tokens: MemoryJoinTokenStore = field(default_factory=MemoryJoinTokenStore)
+    watch: Stopwatch = field(default_factory=Stopwatch)  # stands still, whatever the clock does
 
     def __post_init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
         """New services, as after a crash: only what is durable is left."""
-        self.signing = Signing()
+        self.signing = Signing(self.watch)
         self.maker = AuthorityMaker(self.keys, self.ledger, self.clock)
         self.rotation = self.second_rotation(self.signing)
         self.issuance = Issuance(self.signing, self.ledger, self.join_tokens, self.clock, self.profile)
 
-    def second_rotation(self, signing: Signing) -> Rotation:
-        """Another server's rotation on the same stores."""
-        return Rotation(self.store, self.keys, self.maker, signing, self.clock, self.policy, KeyAlgorithm.P256)
+    def second_rotation(self, signing: Signing, store: AuthorityStore | None = None) -> Rotation:
+        """Another server's rotation on the same stores, or on its own way (`store`) to the same ring."""
+        return Rotation(store or self.store, self.keys, self.maker, signing, self.clock, self.policy, KeyAlgorithm.P256)
 
     @property
     def ring(self) -> AuthorityRing:

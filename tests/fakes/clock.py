@@ -1,4 +1,4 @@
-"""A clock that shows what the test says."""
+"""Clocks that show what the test says."""
 
 from __future__ import annotations
 
@@ -28,3 +28,13 @@ class SetClock:
         """The time after the move."""
         self.moment += by
         return self.moment
+
+
+class Stopwatch:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds

@@ -77,16 +77,24 @@ class JournalledKeyManager:
 class CrashingAuthorityStore:
     """`ports.AuthorityStore` that raises UNAVAILABLE at the next save: before it is durable, or just after.
 
-    `overtake` is called once, at the next save: what somebody else does between our look and our save.
+    `overtake` is called once, at the next save: what somebody else does between our look and our save; `loaded` at
+    each load, with what was read. While `out`, nothing can be read.
     """
 
     inner: AuthorityStore
     overtake: Callable[[], object] | None = None
     fail_before: bool = False
     fail_after: bool = False
+    out: bool = False
+    loaded: Callable[[StoredRing], object] | None = None
 
     def load(self) -> StoredRing:
-        return self.inner.load()
+        if self.out:
+            raise unavailable("the store cannot be read")
+        stored = self.inner.load()
+        if self.loaded is not None:
+            self.loaded(stored)
+        return stored
 
     def save(self, ring: AuthorityRing, *, expected_revision: int) -> StoredRing:
         if self.overtake is not None:

@@ -25,11 +25,14 @@ from meshca.demo.intruders import foreign_credentials
 from meshca.pki.keys import KeyAlgorithm, PrivateKey
 from meshca.pki.records import LedgerQuery
 from meshca.proto.istio.v1.auth import ca_pb2, ca_pb2_grpc
+from meshca.proto.meshca.v1 import admin_pb2
 from meshca.proto.meshca.v1 import certificates_pb2 as pb
+from meshca.rpc.admin import AdminDoor
 from meshca.rpc.certificates import CertificateDoor, certificate_handlers
 from meshca.rpc.limits import PeerLimiter
 from meshca.rpc.listeners import Listener, ListenerLimits
 from meshca.rpc.peers import token_peer
+from meshca.services.signing import CONFIRMED_FOR
 from meshca.settings.server import JwtIssuerSettings, LeafSettings, LimitSettings
 from meshca.spiffe.ids import SpiffeId
 from meshca.tokens.join import hash_join_token
@@ -283,6 +286,32 @@ def test_the_token_listener_tells_agents_where_to_renew(door: RunningDoor) -> No
     assert answer.mtls_address == door.addresses.mtls
     assert answer.bundle.sequence == 1
     assert list(answer.bundle.x509_authorities) == list(door.core.signing.current().bundle.x509_authorities)
+
+
+def test_a_door_whose_authorities_cannot_be_read_signs_nothing_says_so_and_lets_callers_connect(tmp_path: Path) -> None:
+    with open_door(tmp_path) as door:
+        credentials = door.svid()
+        token, known = door.join_token(), door.issued()
+        door.watch.seconds += CONFIRMED_FOR.total_seconds() + 1
+        wish = pb.SigningRequest(csr=csr_pem().encode())
+        calls = (
+            lambda: door.sign(wish, credentials=credentials),
+            lambda: door.sign(wish, metadata=bearer(token)),
+            lambda: door.create(Request(csr=csr_pem()), bearer(token)),
+        )
+        for call in calls:
+            words = "CSR signing error (the CA is not ready; nothing was issued)"
+            assert refusal(call) == (grpc.StatusCode.UNAVAILABLE, words)
+        assert door.issued() == known
+        admin = AdminDoor(door.core.signing, door.core.stores.ledger, door.core.enrolment)
+        assert len(admin.ListAuthorities(admin_pb2.ListAuthoritiesRequest(), cast("Any", None)).authorities) == 2
+        assert admin.GetTrustBundle(admin_pb2.GetTrustBundleRequest(), cast("Any", None)).bundle.x509_authorities
+        assert door.metrics.registry.get_sample_value("meshca_bundle_sequence") == 1
+        assert (
+            door.metrics.registry.get_sample_value("citadel_server_csr_sign_err_count", {"error": "CA_NOT_READY"}) == 3
+        )
+        door.core.rotation.refresh()
+        assert len(door.create(Request(csr=csr_pem()), bearer(token))) == 3, "the token was not spent"
 
 
 # --- batches --------------------------------------------------------------------------------------------------------

@@ -11,16 +11,7 @@ from hypothesis import strategies as st
 
 from meshca.errors import ErrorKind, MeshcaError
 from meshca.rpc.limits import PeerLimiter
-
-
-class Stopwatch:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def __call__(self) -> float:
-        return self.seconds
+from tests.fakes.clock import Stopwatch
 
 
 def limiter(rate: float = 10.0, burst: int = 5) -> tuple[PeerLimiter, Stopwatch]:

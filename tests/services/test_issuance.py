@@ -169,7 +169,7 @@ def test_nothing_is_signed_when_the_clock_stands_before_the_issuers_life() -> No
 
 def test_nothing_is_signed_before_an_authority_is_loaded() -> None:
     ca = found_ca()
-    unready = Issuance(Signing(), ca.ledger, ca.join_tokens, ca.clock, ca.profile)
+    unready = Issuance(Signing(ca.watch), ca.ledger, ca.join_tokens, ca.clock, ca.profile)
     for call in (lambda: unready.issue(WORKLOAD, REQUEST), lambda: unready.issue_batch(WORKLOAD, []), unready.bundle):
         with pytest.raises(MeshcaError) as refused:
             call()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from datetime import timedelta
 
 import pytest
@@ -135,7 +136,7 @@ def test_an_authority_whose_key_is_lost_is_not_activated() -> None:
 
 def test_of_two_servers_one_wins_and_the_other_follows() -> None:
     ca = found_ca()
-    signing = Signing()
+    signing = Signing(ca.watch)
     other = ca.second_rotation(signing)
     other.refresh()
     for day in (15, 25):
@@ -152,13 +153,35 @@ def test_a_step_that_somebody_else_overtook_is_a_conflict_and_the_next_tick_goes
     ca.clock.moment = FOUNDED + 15 * DAY
     ca.rotation.tick()
     ca.clock.moment = FOUNDED + 25 * DAY
-    ca.store.overtake = ca.second_rotation(Signing()).tick
+    ca.store.overtake = ca.second_rotation(Signing(ca.watch)).tick
     with pytest.raises(MeshcaError) as refused:
         ca.rotation.tick()
     assert refused.value.kind is ErrorKind.CONFLICT
     assert states(ca) == ["old", "active"]
     assert ca.rotation.tick() == 0
     assert ca.signing.current().issuer.authority_id == ca.ring.active(ISSUER).id  # type: ignore[union-attr]
+
+
+def test_a_look_that_was_overtaken_by_a_step_does_not_bring_back_what_was_before_it() -> None:
+    """Looks and ticks run on two threads: what one has read must not be published after what the other saved."""
+    ca = found_ca()
+    ca.clock.moment = FOUNDED + 15 * DAY
+    ca.rotation.tick()
+    ca.clock.moment = FOUNDED + 25 * DAY
+    step = threading.Thread(target=ca.rotation.tick)
+
+    def slowly(_: object) -> None:
+        if threading.current_thread() is look:
+            step.start()
+            step.join(0.3)  # it has to wait for us: were it let through, it would end in this time
+
+    look = threading.Thread(target=ca.rotation.refresh)
+    ca.store.loaded = slowly
+    look.start()
+    for thread in (look, step):
+        thread.join(10)
+    assert states(ca) == ["old", "active"]
+    assert ca.signing.latest().ring == ca.ring
 
 
 def test_state_without_an_active_issuer_stops_the_server() -> None:

@@ -83,9 +83,12 @@ REFUSED = {
     ),
     "[issuer]\nprepare_at = 0.9": "configuration: issuer: prepare_at must lie before activate_at",
     "[issuer]\nactivate_at = 1.0": "configuration: issuer.activate_at: Input should be less than 1",
-    "tick = '11d'": (
-        "configuration: tick is 11 days, 0:00:00:"
-        " issuing CAs of 30 days, 0:00:00 need one at least every 10 days, 0:00:00"
+    "tick = '21s'\n[leaf]\nmax_ttl = '10s'\ndefault_ttl = '10s'\n[issuer]\nttl = '1m'": (
+        "configuration: tick is 0:00:21: issuing CAs of 0:01:00 need one at least every 0:00:20"
+    ),
+    "tick = '31s'": (
+        "configuration: tick is 0:00:31: at most 0:00:30, since that is how long the server signs with authorities"
+        " that it has not looked up again"
     ),
     "[issuer]\nprepare_at = 0": "configuration: issuer.prepare_at: Input should be greater than 0",
     "[issuer]\nkey_type = 'ed25519'": (
