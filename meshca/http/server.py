@@ -49,9 +49,12 @@ class HttpServer:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     async def stop(self) -> None:
-        """Takes no more connections, lets running requests end (two seconds at most), and closes the rest."""
+        """Takes no more connections, lets running requests end (two seconds at most), and closes the rest.
+
+        If it had ended before, this is for `finished` to tell.
+        """
         self._server.should_exit = True
-        await self.finished
+        await asyncio.wait((self.finished,))
 
 
 async def serve(host: str, port: int, app: ASGIApp, limits: ConnectionLimits = _DEFAULT_LIMITS) -> HttpServer:

@@ -6,17 +6,17 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import structlog
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from prometheus_client import CollectorRegistry
 
 from meshca.authority.ring import AuthorityKind
-from meshca.errors import MeshcaError, invalid
+from meshca.errors import MeshcaError, internal, invalid
 from meshca.http.app import build_app
 from meshca.http.metrics import Metrics
 from meshca.http.server import serve
@@ -24,12 +24,14 @@ from meshca.proto.meshca.v1 import admin_pb2_grpc
 from meshca.rpc.admin import AdminDoor
 from meshca.rpc.listeners import Listener, ListenerLimits
 from meshca.settings.server import ServerSettings, parse_listen_address
-from meshca.wiring.core import Core, build_core
+from meshca.wiring.clock import uptime
+from meshca.wiring.core import REFRESH, Core, build_core
 from meshca.wiring.data_dir import DataDir, check_socket_path, clear_socket, lock_data_dir
 from meshca.wiring.door import Door, DoorAddresses
 from meshca.wiring.exposition import WorkerTotals
 from meshca.wiring.logs import configure_logging
 from meshca.wiring.open_files import raise_open_files_limit
+from meshca.wiring.ticks import Ticks
 from meshca.wiring.workers import Workers
 
 _log = structlog.get_logger("meshca.server")
@@ -38,6 +40,10 @@ ADMIN_SERVICE = "meshca.v1.AdminService"
 
 # A record that waits longer for its durable write makes the server unready.
 LEDGER_PATIENCE = timedelta(seconds=5)
+# So does a rotation that has failed, or not come, for so long, if that is three ticks at least.
+ROTATION_PATIENCE = timedelta(minutes=1)
+# What a tick that is under way gets at shutdown, before the stores are closed all the same.
+_TICK_GRACE = timedelta(seconds=10)
 
 
 def run_server(settings: ServerSettings) -> None:
@@ -49,22 +55,35 @@ def run_server(settings: ServerSettings) -> None:
 
 
 class Server:
-    """One server process."""
+    """One server process. `monotonic` (seconds) tells the age of what it holds."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, monotonic: Callable[[], float] = uptime) -> None:
         self._settings = settings
+        self._monotonic = monotonic
         self._stop = asyncio.Event()
+        self._background: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
-        """Starts everything in order, waits for the signal, ends everything in the opposite order."""
+        """Starts everything in order, waits for the signal, ends everything in the opposite order.
+
+        Raises INTERNAL where a task of its own ended by itself: what it did, nobody would do any more.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as stack:
             await self._start(stack)
-            await self._stop.wait()
+            await self._until_stopped()
             _log.info("stopping", grace_seconds=self._settings.shutdown_grace.total_seconds())
         _log.info("stopped")
+
+    async def _until_stopped(self) -> None:
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        either: set[asyncio.Task[Any]] = {stop, *self._background}
+        ended, _ = await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if stop not in ended:
+            raise _ended_by_itself(ended.pop())
 
     async def _start(self, stack: AsyncExitStack) -> None:
         settings = self._settings
@@ -73,20 +92,24 @@ class Server:
         stack.callback(os.close, lock_data_dir(data_dir))
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)  # of a server that was killed
-        core = await asyncio.to_thread(build_core, settings)
+        core = await asyncio.to_thread(build_core, settings, self._monotonic)
         stack.push_async_callback(asyncio.to_thread, core.stores.close)
         await asyncio.to_thread(self._first_tick, core)
 
         metrics = Metrics(lambda: core.signing.latest().ring, ledger=core.stores.ledger)
         totals = WorkerTotals(metrics.registry)
+        ticks = self._ticks(core, metrics)
+        stack.push_async_callback(ticks.finish, _TICK_GRACE)
         checks = _checks(core)
+        patience = max(3 * settings.tick, ROTATION_PATIENCE)
+        checks["rotation"] = lambda: ticks.problem("rotation", patience)
         if settings.workers > 1:
             addresses = await self._start_workers(totals, checks, stack)
         else:
             addresses = await self._open_door(core, metrics, stack)
         await asyncio.to_thread(self._open_admin, core, admin_socket, stack)
         http = await self._open_http(totals, checks, stack)
-        self._start_scheduler(core, metrics, stack)
+        self._start_ticks(core, ticks, stack)
         self._announce(addresses, http, admin_socket, stack)
 
     def _first_tick(self, core: Core) -> None:
@@ -133,30 +156,23 @@ class Server:
         registry.register(totals)
         handle = await serve(host, port, build_app(checks, registry))
         stack.push_async_callback(handle.stop)
+        self._background.append(handle.finished)
         return handle.address
 
-    def _start_scheduler(self, core: Core, metrics: Metrics, stack: AsyncExitStack) -> None:
-        scheduler = AsyncIOScheduler(timezone=UTC)
+    def _ticks(self, core: Core, metrics: Metrics) -> Ticks:
+        ticks = Ticks(metrics, self._monotonic)
         every = self._settings.tick
-        self._add_job(scheduler, metrics, "rotation", every, core.rotation.tick)
-        self._add_job(scheduler, metrics, "server_certificate", every, core.identity.ensure)
-        self._add_job(scheduler, metrics, "join_tokens", max(every, timedelta(minutes=10)), core.enrolment.prune)
-        scheduler.start()
-        stack.callback(scheduler.shutdown, wait=False)
+        ticks.add("rotation", every, core.rotation.tick)
+        ticks.add("server_certificate", every, core.identity.ensure)
+        ticks.add("join_tokens", max(every, timedelta(minutes=10)), core.enrolment.prune)
+        return ticks
 
-    @staticmethod
-    def _add_job(
-        scheduler: AsyncIOScheduler, metrics: Metrics, name: str, every: timedelta, step: Callable[[], object]
-    ) -> None:
-        async def tick() -> None:
-            try:
-                await asyncio.to_thread(step)
-            except MeshcaError as error:
-                _log.error("tick_failed", job=name, kind=error.kind.value, reason=error.message)
-            else:
-                metrics.ticked(name, datetime.now(UTC))
-
-        _schedule(scheduler, tick, name, every)
+    def _start_ticks(self, core: Core, ticks: Ticks, stack: AsyncExitStack) -> None:
+        ticks.start()
+        stack.callback(ticks.stop)
+        following = asyncio.create_task(_follow(core, ticks), name="authorities")
+        stack.callback(following.cancel)
+        self._background.append(following)
 
     def _announce(self, addresses: DoorAddresses, http: str, admin: Path, stack: AsyncExitStack) -> None:
         facts = {
@@ -173,17 +189,21 @@ class Server:
         _log.info("serving", **facts)
 
 
-def _schedule(scheduler: AsyncIOScheduler, tick: Callable[[], Awaitable[None]], name: str, every: timedelta) -> None:
-    scheduler.add_job(
-        tick,
-        "interval",
-        seconds=every.total_seconds(),
-        id=name,
-        coalesce=True,
-        max_instances=1,
-        misfire_grace_time=None,
-        jitter=min(1.0, every.total_seconds() / 10),
-    )
+async def _follow(core: Core, ticks: Ticks) -> None:
+    """Keeps what the server signs with confirmed, whatever the time of day does to the scheduler."""
+    while True:
+        await asyncio.sleep(REFRESH.total_seconds())
+        await ticks.run("authorities", core.rotation.refresh)
+        ticks.hurry(core.clock.now())
+
+
+def _ended_by_itself(task: asyncio.Task[Any]) -> MeshcaError:
+    cause = None if task.cancelled() else task.exception()
+    _log.error("background_task_ended", task=task.get_name(), exc_info=cause)
+    how = "it was cancelled" if task.cancelled() else "it returned" if cause is None else repr(cause)
+    error = internal(f"the server's task {task.get_name()!r} ended by itself ({how}), and it cannot go on without")
+    error.__cause__ = cause
+    return error
 
 
 def _checks(core: Core) -> dict[str, Callable[[], str | None]]:
