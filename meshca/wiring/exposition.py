@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+from pydantic import TypeAdapter
 
 # metric name, type, help, and its samples: name, labels, value
 Sample = tuple[str, dict[str, str], float]
 Family = tuple[str, str, str, list[Sample]]
 
 _ADDED = ("counter", "histogram", "unknown")
+_REPORT = TypeAdapter(list[tuple[str, Literal["counter", "histogram", "unknown"], str, list[Sample]]])
 
 
 def read_samples(registry: CollectorRegistry) -> list[Family]:
@@ -23,6 +27,16 @@ def read_samples(registry: CollectorRegistry) -> list[Family]:
         for metric in registry.collect()
         if metric.type in _ADDED
     ]
+
+
+def write_report(registry: CollectorRegistry) -> str:
+    """Everything in `registry` that can be added up, as one line."""
+    return json.dumps(read_samples(registry)) + "\n"
+
+
+def parse_report(line: bytes) -> list[Family]:
+    """What `write_report` wrote. Raises ValueError for anything else."""
+    return [(name, kind, words, samples) for name, kind, words, samples in _REPORT.validate_json(line)]
 
 
 class WorkerTotals(Collector):

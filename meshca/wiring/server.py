@@ -128,9 +128,8 @@ class Server:
         workers = Workers(self._settings, totals)
         stack.push_async_callback(workers.stop)
         await workers.start()
-        checks["workers"] = lambda: (
-            "no signing worker is running" if workers.missing == self._settings.workers else None
-        )
+        checks["workers"] = workers.problem
+        self._background.extend(workers.tasks)
         return workers.addresses
 
     def _open_admin(self, core: Core, path: Path, stack: AsyncExitStack) -> None:

@@ -1,25 +1,25 @@
 """A signing worker: one more process with a door, for servers that need more than one core.
 
 It is spawned, never forked. It holds no state but caches: it reads the ring from the store, signs, records. Its parent
-reads what it counts from its standard output and ends it by closing its standard input.
+reads what it counts from its standard output and ends it by closing its standard input, in its turn; signals do not,
+for those that are meant for the parent come to the whole group: Ctrl-C, and SIGTERM from systemd.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
 
 import structlog
 
-from meshca.errors import MeshcaError
+from meshca.errors import MeshcaError, internal
 from meshca.http.metrics import Metrics
 from meshca.settings.server import ServerSettings
 from meshca.wiring.core import REFRESH, Core, build_core
 from meshca.wiring.door import Door
-from meshca.wiring.exposition import read_samples
+from meshca.wiring.exposition import write_report
 from meshca.wiring.logs import configure_logging
 from meshca.wiring.open_files import raise_open_files_limit
 
@@ -28,6 +28,8 @@ _log = structlog.get_logger("meshca.worker")
 
 def run_worker() -> None:
     """Runs until standard input ends; the settings are its first line."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     settings = ServerSettings.model_validate_json(sys.stdin.readline())
     configure_logging(settings.log_format, settings.log_level)
     os.umask(0o077)
@@ -37,9 +39,6 @@ def run_worker() -> None:
 
 async def _run(settings: ServerSettings) -> None:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C is for the parent, which then ends us
     await _watch_parent(stop)
     core = await asyncio.to_thread(build_core, settings)
     try:
@@ -48,7 +47,7 @@ async def _run(settings: ServerSettings) -> None:
         door = Door(core, settings, metrics, shared_ports=True)
         await asyncio.to_thread(door.open)
         try:
-            await _serve(core, metrics, stop)
+            await serve(core, metrics, stop)
         finally:
             await asyncio.to_thread(door.close)
             _report(metrics)
@@ -67,8 +66,12 @@ async def _watch_parent(stop: asyncio.Event) -> None:
     await loop.connect_read_pipe(Parent, sys.stdin)
 
 
-async def _serve(core: Core, metrics: Metrics, stop: asyncio.Event) -> None:
+async def serve(core: Core, metrics: Metrics, stop: asyncio.Event) -> None:
+    """Keeps what the door signs with confirmed, and reports, until `stop`. Raises INTERNAL where the ledger's writer
+    has stopped: the next worker has a new one."""
     while not stop.is_set():
+        if not core.stores.ledger.alive:
+            raise internal("the ledger's writer has stopped")
         _report(metrics)
         try:
             await asyncio.wait_for(stop.wait(), REFRESH.total_seconds())
@@ -86,5 +89,5 @@ def _refresh(core: Core) -> None:
 
 def _report(metrics: Metrics) -> None:
     """One line for the parent: everything counted so far."""
-    sys.stdout.write(json.dumps(read_samples(metrics.registry)) + "\n")
+    sys.stdout.write(write_report(metrics.registry))
     sys.stdout.flush()

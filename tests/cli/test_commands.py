@@ -276,6 +276,25 @@ async def test_a_worker_that_dies_is_replaced(short_tmp: Path) -> None:
         assert server.events("worker_ended")
 
 
+async def test_a_signal_to_the_whole_group_leaves_it_to_the_parent_to_end_the_workers(short_tmp: Path) -> None:
+    """systemd sends SIGTERM to every process of a service, a terminal SIGINT: calls under way would be cut off."""
+    async with Server(short_tmp, options=("--workers", "2")) as server:
+        listing = Path(f"/proc/{server.facts['pid']}/task/{server.facts['pid']}/children")
+        workers = listing.read_text().split()
+        for number in ("-TERM", "-INT"):
+            subprocess.run(["kill", number, *workers], check=True)
+        async with (
+            Agent(server, short_tmp, WEB),
+            httpx2.AsyncClient(base_url=f"http://{server.facts['http']}") as client,
+        ):
+            async with asyncio.timeout(20):
+                while "citadel_server_success_cert_issuance_count 1.0" not in (await client.get("/metrics")).text:
+                    await asyncio.sleep(0.1)
+        assert listing.read_text().split() == workers
+        assert await asyncio.to_thread(server.stop) == 0
+        assert not server.events("worker_ended")
+
+
 async def test_an_agent_with_a_bad_token_says_why_it_cannot_start(server: Server, short_tmp: Path) -> None:
     bundle, token = short_tmp / "root.pem", short_tmp / "token"
     bundle.write_text(server.bundle())
