@@ -6,6 +6,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,7 @@ class Workers:
             asyncio.create_task(self._keep(number, event), name=f"worker {number}")
             for number, event in enumerate(serving)
         ]
-        everyone = asyncio.ensure_future(asyncio.gather(*(event.wait() for event in serving)))
+        everyone = asyncio.create_task(_all_set(serving))
         either: set[asyncio.Future[Any]] = {everyone, *self._tasks}
         await asyncio.wait(either, timeout=self._patience.start, return_when=asyncio.FIRST_COMPLETED)
         if not everyone.done():
@@ -148,7 +149,8 @@ class Workers:
     async def _follow(self, number: int, reports: asyncio.StreamReader, serving: asyncio.Event) -> None:
         """Takes its reports until there are no more. Raises TimeoutError for silence, ValueError for a bad report."""
         while True:
-            line = await asyncio.wait_for(reports.readline(), self._patience.silence)
+            async with asyncio.timeout(self._patience.silence):
+                line = await reports.readline()
             if not line.endswith(b"\n"):
                 return
             self._totals.report(number, parse_report(line))
@@ -156,13 +158,16 @@ class Workers:
             serving.set()
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
+        """Lets it drain and ends it; when this returns, or is cancelled, it is gone."""
         if process.returncode is not None:
             return
         assert process.stdin is not None
         process.stdin.close()
         try:
-            await asyncio.wait_for(process.communicate(), self._settings.shutdown_grace.total_seconds() + 5)
-        except TimeoutError:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.shutdown_grace.total_seconds() + 5):
+                    await process.communicate()
+        finally:
             _kill(process)
             await process.wait()
 
@@ -183,6 +188,11 @@ class Workers:
         self._reservations.append(reservation)
         bound = reservation.getsockname()[1]
         return f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
+
+
+async def _all_set(events: Sequence[asyncio.Event]) -> None:
+    for event in events:
+        await event.wait()
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -124,6 +124,15 @@ async def test_a_worker_that_falls_silent_is_ended_and_started_again(tmp_path: P
     assert ended(logs) == ["it reported nothing for 3s"]
 
 
+async def test_a_worker_that_reports_without_a_pause_is_ended_like_any_other(tmp_path: Path) -> None:
+    """`asyncio.wait_for` of Python 3.11 loses a cancellation that comes together with what it waits for."""
+    for number in range(5):
+        place = tmp_path / str(number)
+        place.mkdir()
+        async with crew(place, 1, "while True: report()") as it, asyncio.timeout(10):
+            await it.workers.stop()
+
+
 async def test_a_worker_that_never_comes_up_is_told_at_the_start(tmp_path: Path) -> None:
     with capture_logs() as logs, pytest.raises(MeshcaError) as refused:
         async with crew(tmp_path, 2, "os._exit(5)"):
