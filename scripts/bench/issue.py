@@ -1,7 +1,9 @@
 """Certificates per second and server CPU per certificate, beside the bare cost of a verification and a signature.
 
-The server runs on the first core, the load generator on the second (with two workers both share both cores). Every
-ratio is taken within one run; absolute figures are this machine's.
+Server and load generator share the cores however many workers there are, so that runs compare like with like; each line
+says how many cores they took, and how many other programs did: where those are busy, more workers cannot be faster.
+After each run what the generator got is counted in the ledger. Every ratio is taken within one run; absolute figures
+are this machine's.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 from cryptography import x509
@@ -39,11 +42,14 @@ MESHCA = Path(sys.executable).with_name("meshca")
 SPIFFE_ID = "spiffe://bench.test/ns/bench/sa/load"
 LOG_LEVEL = os.environ.get("BENCH_LOG_LEVEL", "warning")
 SHA256 = ec.ECDSA(hashes.SHA256())
+LAST_CORE = (os.cpu_count() or 1) - 1
+# The kernel spreads connections, not calls, over the workers: few or idle ones would load the workers unevenly.
+CONNECTIONS, UNARY_IN_FLIGHT, BATCHES_IN_FLIGHT = 16, 32, 16
 CONFIG = "[limits]\nrequests_per_second = 1e9\nburst = 1000000000\nthreads = {threads}\n"
 
 
 def bare_cost(seconds: float) -> float:
-    """Microseconds of CPU to load a public key, verify one P-256 signature and make one, on the server's core."""
+    """Microseconds of CPU to load a public key, verify one P-256 signature and make one."""
     key = ec.generate_private_key(ec.SECP256R1())
     spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     data = os.urandom(300)
@@ -164,19 +170,44 @@ def cpu_seconds(pid: int) -> tuple[float, float]:
     return total, kernel
 
 
-def measure(directory: Path, facts: dict, batch: int, in_flight: int, seconds: float, load_core: str) -> dict:
-    """One load run: what the generator saw, and what the server spent per certificate."""
+def machine_seconds() -> float:
+    """CPU used by all that runs on this machine so far, and by its neighbours while it had to wait for them."""
+    user, nice, system, _, _, irq, softirq, steal, *_ = Path("/proc/stat").read_text().split()[1:]
+    return sum(map(int, (user, nice, system, irq, softirq, steal))) / os.sysconf("SC_CLK_TCK")
+
+
+def recorded(directory: Path) -> int:
+    """Leaf certificates in the ledger."""
+    with closing(sqlite3.connect(directory / "ca" / "meshca.db")) as connection:
+        return int(connection.execute("SELECT count(*) FROM certificates WHERE kind = 'leaf'").fetchone()[0])
+
+
+def load(directory: Path, target: str, batch: int, in_flight: int, seconds: float) -> dict[str, Any]:
+    """What the generator saw in `seconds`. Ends the program unless the ledger has just as many new certificates."""
     request = write_request(directory, batch)
-    base = ["taskset", "-c", load_core, sys.executable, HERE / "load.py", "--target", facts["mtls"]]
-    where = ["--credentials", directory, "--request", request, "--batch", str(batch), "--in-flight", str(in_flight)]
-    subprocess.run([*base, *where, "--seconds", "1"], check=True, capture_output=True)  # warm up
-    before = cpu_seconds(facts["pid"])
-    done = subprocess.run([*base, *where, "--seconds", str(seconds)], check=True, capture_output=True, text=True)
+    command = [sys.executable, HERE / "load.py", "--target", target, "--credentials", directory, "--request", request]
+    bounds = {"batch": batch, "in-flight": in_flight, "connections": CONNECTIONS, "seconds": seconds}
+    flags = [f"--{name}={value}" for name, value in bounds.items()]
+    before = recorded(directory)
+    done = subprocess.run([*command, *flags], check=True, stdout=subprocess.PIPE, text=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    new = recorded(directory) - before
+    if new != result["certificates"]:
+        raise SystemExit(f"{result['certificates']} certificates came, {new} are in the ledger: {result['errors']}")
+    return result
+
+
+def measure(directory: Path, facts: dict[str, Any], batch: int, in_flight: int, seconds: float) -> dict[str, Any]:
+    """One load run: what the generator saw, what the server spent per certificate, how busy both were."""
+    load(directory, facts["mtls"], batch, in_flight, 1.0)  # warm up
+    before, machine, start = cpu_seconds(facts["pid"]), machine_seconds(), time.monotonic()
+    result = load(directory, facts["mtls"], batch, in_flight, seconds)
     spent, kernel = (after - was for after, was in zip(cpu_seconds(facts["pid"]), before, strict=True))
-    result = json.loads(done.stdout)
-    result["cpu_us"] = spent / max(1, result["certificates"]) * 1e6
-    result["kernel_us"] = kernel / max(1, result["certificates"]) * 1e6
-    result["per_second"] = result["certificates"] / result["seconds"]
+    machine, passed, certificates = machine_seconds() - machine, time.monotonic() - start, result["certificates"]
+    result |= {"cpu_us": spent / max(1, certificates) * 1e6, "kernel_us": kernel / max(1, certificates) * 1e6}
+    result |= {"per_second": certificates / result["seconds"], "server_cores": spent / passed}
+    result["load_cores"] = result["cpu_seconds"] / passed
+    result["other_cores"] = max(0.0, machine / passed - result["server_cores"] - result["load_cores"])
     return result
 
 
@@ -185,7 +216,8 @@ def report(name: str, result: dict, bare: float) -> None:
     ratio = result["cpu_us"] / bare
     cpu = f"{result['cpu_us']:7.0f} us ({result['kernel_us']:.0f} in the kernel)"
     figures = f"{result['per_second']:8.0f}/s {cpu} {ratio:6.2f} x"
-    print(f"{name:<34}{figures}   p50 {result['p50_ms']:6.1f}  p99 {result['p99_ms']:6.1f} ms", end="")
+    busy = "cores: " + ", ".join(f"{who} {result[f'{who}_cores']:.2f}" for who in ("server", "load", "other"))
+    print(f"{name:<40}{figures}   p50 {result['p50_ms']:6.1f}  p99 {result['p99_ms']:6.1f} ms   {busy}", end="")
     print(f"   errors {result['errors']}" if result["errors"] else "")
 
 
@@ -195,31 +227,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=32, help="threads of the door")
     parser.add_argument("--rows", type=int, default=0, help="rows in the ledger beforehand, such as 1000000")
     parser.add_argument("--workers", type=int, nargs="*", default=[1], help="signing processes, one run for each")
+    parser.add_argument("--server-cores", default=f"0-{LAST_CORE}", help="such as 0, to bind the server to one")
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     options = parser.parse_args()
     results = []
-    print("server on core 0, load on core 1; more than one worker: both on both cores", flush=True)
+    print(
+        f"server on cores {options.server_cores}, load on any of 0-{LAST_CORE}, {CONNECTIONS} connections", flush=True
+    )
     for workers in options.workers:
-        with_load = "1" if workers == 1 else "0,1"
-        on_cores = "0" if workers == 1 else "0,1"
         directory = Path(tempfile.mkdtemp(prefix="meshca-bench-"))
         try:
-            with server(directory, on_cores, workers, options.threads, options.rows) as facts:
+            with server(directory, options.server_cores, workers, options.threads, options.rows) as facts:
                 enrol(directory, facts)
-                os.sched_setaffinity(0, {0})
                 bare = bare_cost(1.0)
-                os.sched_setaffinity(0, {0, 1})
-                unary = measure(directory, facts, 0, 32, options.seconds, with_load)
-                batch = measure(directory, facts, options.batch, 8, options.seconds, with_load)
-                os.sched_setaffinity(0, {0})
+                unary = measure(directory, facts, 0, UNARY_IN_FLIGHT, options.seconds)
+                batch = measure(directory, facts, options.batch, BATCHES_IN_FLIGHT, options.seconds)
                 bare = min(bare, bare_cost(1.0))
-                os.sched_setaffinity(0, {0, 1})
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-        print(f"{'bare: load key, verify, sign':<34}{'':>10} {bare:7.0f} us {'':>18} 1.00 x")
-        report(f"unary, {workers} worker(s), 32 in flight", unary, bare)
-        report(f"batch of {options.batch}, {workers} worker(s)", batch, bare)
+        print(f"{'bare: load key, verify, sign':<40}{'':>10} {bare:7.0f} us {'':>18} 1.00 x")
+        report(f"unary, {workers} worker(s), {UNARY_IN_FLIGHT} in flight", unary, bare)
+        report(f"batch of {options.batch}, {workers} worker(s), {BATCHES_IN_FLIGHT} in flight", batch, bare)
         results.append({"workers": workers, "rows": options.rows, "bare_us": bare, "unary": unary, "batch": batch})
     if len(results) > 1:
         for kind in ("unary", "batch"):
