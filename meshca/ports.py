@@ -1,7 +1,8 @@
 """Every protocol that crosses the I/O border, on one page.
 
-Ports are synchronous: the signing door's threads call them directly, coroutines hop with `asyncio.to_thread`. Each has
-one fake in `tests/fakes/`, which passes the same contract suite as the real implementations.
+Ports are synchronous, and coroutines hop with `asyncio.to_thread`; only recording a certificate, which every call waits
+for, has a form for coroutines, which holds no thread. Each has one fake in `tests/fakes/`, which passes the same
+contract suite as the real implementations.
 """
 
 from __future__ import annotations
@@ -52,6 +53,13 @@ class Signer(Protocol):
         """The DER SubjectPublicKeyInfo."""
         ...
 
+    @property
+    def blocks(self) -> bool:
+        """Whether `sign` waits for something outside, or computes for more than a millisecond: a loop then leaves it to
+        a thread.
+        """
+        ...
+
     def sign(self, data: bytes) -> bytes:
         """The signature over `data`, as X.509 carries it. Raises UNAVAILABLE where the key cannot be reached."""
         ...
@@ -82,6 +90,13 @@ class CertificateLedger(Protocol):
         Concurrent calls share one durable flush. Raises UNAVAILABLE (the store is out; where it gave no answer in time
         they may yet be recorded), EXHAUSTED (too much waits already), CONFLICT (a serial is known), INTERNAL (a value
         that no record may have, such as a time with a fraction of a second).
+        """
+        ...
+
+    async def record_async(self, records: Sequence[CertificateRecord]) -> None:
+        """`record` without holding the loop; both share durable flushes, and raise alike.
+
+        Who is cancelled while it waits stops waiting, no more: the records are kept, all or none, as if it had stayed.
         """
         ...
 

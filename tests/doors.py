@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, Self, TypeVar
 
 import grpc
 from cryptography import x509
@@ -18,6 +21,7 @@ from meshca.pki.records import LedgerQuery
 from meshca.proto.istio.v1.auth import ca_pb2, ca_pb2_grpc
 from meshca.proto.meshca.v1 import certificates_pb2 as pb
 from meshca.proto.meshca.v1 import certificates_pb2_grpc
+from meshca.rpc.listeners import Listener, ListenerLimits
 from meshca.settings.server import ServerSettings
 from meshca.spiffe.ids import TrustDomain
 from meshca.wiring.clock import SystemClock
@@ -30,13 +34,39 @@ from tests.fakes.clock import Stopwatch
 MESH = "door.test"
 WORKLOAD = f"spiffe://{MESH}/ns/a/sa/b"
 PASSPHRASE = b"a passphrase for tests"
+LIMITS = ListenerLimits(max_concurrent_calls=100, max_connection_age=timedelta(hours=1))
 Metadata = Sequence[tuple[str, str | bytes]]
+T = TypeVar("T")
+
+
+class LoopThread:
+    """A running loop in a thread of its own, so that a test's own thread can be the door's blocking client."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, name="door-loop")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run(self._loop.shutdown_default_executor())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What the coroutine gives."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
 
 @dataclass
 class RunningDoor:
     """An open door and what is behind it."""
 
+    loop: LoopThread
+    door: Door
     core: Core
     metrics: Metrics
     addresses: DoorAddresses
@@ -53,10 +83,10 @@ class RunningDoor:
 
     @contextlib.contextmanager
     def channel(
-        self, *, credentials: tuple[bytes, bytes] | None = None, root: bytes | None = None
+        self, *, credentials: tuple[bytes, bytes] | None = None, root: bytes | None = None, to: str | None = None
     ) -> Iterator[grpc.Channel]:
-        """A channel to the token listener; with `credentials` (key, chain) to the mTLS listener."""
-        target = self.addresses.token if credentials is None else self.addresses.mtls
+        """A channel to the token listener; with `credentials` (key, chain) to the mTLS listener; or `to` an address."""
+        target = to or (self.addresses.token if credentials is None else self.addresses.mtls)
         key, chain = credentials or (None, None)
         tls = grpc.ssl_channel_credentials(root or self.root, key, chain)
         # a pool of its own: channels of other tests must not lend their connections
@@ -116,13 +146,38 @@ def open_door(directory: Path, **settings: Any) -> Iterator[RunningDoor]:
     try:
         core.identity.ensure()
         metrics = Metrics(lambda: core.signing.latest().ring, ledger=core.stores.ledger)
-        door = Door(core, chosen, metrics)
-        try:
-            yield RunningDoor(core, metrics, door.open(), watch)
-        finally:
-            door.close()
+        with LoopThread() as loop:
+            door, addresses = loop.run(_opened(core, chosen, metrics))
+            try:
+                yield RunningDoor(loop, door, core, metrics, addresses, watch)
+            finally:
+                loop.run(door.close())  # once more does nothing
     finally:
         core.stores.close()
+
+
+@contextlib.contextmanager
+def listening(
+    door: RunningDoor, handlers: Sequence[grpc.GenericRpcHandler] = (), limits: ListenerLimits = LIMITS
+) -> Iterator[str]:
+    """One more token listener, for `handlers`, with the door's certificate on its loop; its address."""
+
+    async def serve() -> tuple[Listener, int]:
+        listener = Listener(handlers, (), limits)
+        port = listener.bind_tls("127.0.0.1:0", lambda: door.core.identity.material, client_certificates=False)
+        await listener.start()
+        return listener, port
+
+    listener, port = door.loop.run(serve())
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        door.loop.run(listener.stop(timedelta(0)))
+
+
+async def _opened(core: Core, settings: ServerSettings, metrics: Metrics) -> tuple[Door, DoorAddresses]:
+    door = Door(core, settings, metrics)
+    return door, await door.open()
 
 
 def bearer(token: str) -> Metadata:

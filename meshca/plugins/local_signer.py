@@ -25,6 +25,11 @@ class LocalSigner:
         self._key, self.algorithm = _recognise(key)
         self.public_key_der = spki_der(self._key.public_key())
 
+    @property
+    def blocks(self) -> bool:
+        """True for RSA, which takes up to a millisecond and a half; elliptic curves take tens of microseconds."""
+        return isinstance(self._key, rsa.RSAPrivateKey)
+
     def sign(self, data: bytes) -> bytes:
         """The signature over `data`: ECDSA as a DER SEQUENCE, RSA as PKCS #1 v1.5 with SHA-256, Ed25519 raw."""
         if isinstance(self._key, ec.EllipticCurvePrivateKey):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from time import perf_counter
-from typing import NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import grpc
 import structlog
@@ -13,6 +14,7 @@ from meshca.errors import ErrorKind, MeshcaError, invalid, unauthenticated
 from meshca.ports import Clock
 from meshca.proto.istio.v1.auth import ca_pb2
 from meshca.proto.meshca.v1 import certificates_pb2 as pb
+from meshca.rpc.calls import Refusal
 from meshca.rpc.limits import PeerLimiter
 from meshca.rpc.status import CODES, code_number, retry_metadata
 from meshca.services.authentication import Authentication
@@ -32,7 +34,9 @@ _OPAQUE_IMPERSONATION = "request impersonation authentication failure"
 
 Q = TypeVar("Q")
 A = TypeVar("A")
-PeerReader = Callable[[grpc.ServicerContext], tuple[Peer, str]]
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]  # generic in the stubs only
+    PeerReader = Callable[[Context], tuple[Peer, str]]
 
 
 class DoorMetrics(Protocol):
@@ -47,7 +51,7 @@ class DoorMetrics(Protocol):
 
 
 class CertificateDoor:
-    """Answers the two certificate services on one listener. Called from the listener's threads."""
+    """Answers the two certificate services on one listener."""
 
     def __init__(
         self,
@@ -67,61 +71,69 @@ class CertificateDoor:
         self._read_peer = read_peer
         self._mtls_address = mtls_address
 
-    def create_certificate(
-        self, request: ca_pb2.IstioCertificateRequest, context: grpc.ServicerContext
+    async def create_certificate(
+        self, request: ca_pb2.IstioCertificateRequest, context: Context
     ) -> ca_pb2.IstioCertificateResponse:
         """`istio.v1.auth.IstioCertificateService/CreateCertificate`."""
         self._metrics.csr_received()
-        caller = self._admit(context, cost=1)
+        caller = await self._admit(context, cost=1)
         try:
             _check_metadata(request)
-            issued = self._issuance.issue(caller, SigningRequest(request.csr.encode(), request.validity_duration))
+            wish = SigningRequest(request.csr.encode(), request.validity_duration)
+            issued = await self._issuance.issue(caller, wish)
         except MeshcaError as error:
-            self._refuse_signing(context, caller, error)
+            raise self._signing_refused(caller, error) from error
         self._metrics.issued("leaf")
         return istio_response(issued)
 
-    def sign_certificates(
-        self, request: pb.SignCertificatesRequest, context: grpc.ServicerContext
+    async def sign_certificates(
+        self, request: pb.SignCertificatesRequest, context: Context
     ) -> pb.SignCertificatesResponse:
         """`meshca.v1.CertificateService/SignCertificates`."""
         self._metrics.csr_received(len(request.requests))
-        caller = self._admit(context, cost=max(1, len(request.requests)))
+        caller = await self._admit(context, cost=max(1, len(request.requests)))
         try:
             wishes = _wishes(request)
-            answers = self._issuance.issue_batch(caller, wishes)
+            answers = await self._issuance.issue_batch(caller, wishes)
         except MeshcaError as error:
-            self._refuse_signing(context, caller, error)
+            raise self._signing_refused(caller, error) from error
         return self._batch_response(caller, answers)
 
-    def _admit(self, context: grpc.ServicerContext, cost: int) -> Caller:
+    async def _admit(self, context: Context, cost: int) -> Caller:
         peer, name = self._read_peer(context)
         try:
             self._limiter.admit(name, cost)
-            return self._authentication.authenticate(peer, self._clock.now())
+            return await self._authenticate(peer)
         except MeshcaError as error:
-            self._refuse_caller(context, peer, error)
+            raise self._caller_refused(peer, error) from error
 
-    def _refuse_caller(self, context: grpc.ServicerContext, peer: Peer, error: MeshcaError) -> NoReturn:
+    async def _authenticate(self, peer: Peer) -> Caller:
+        """A certificate takes but a little computing; for a token, keys may be fetched or a store read."""
+        now = self._clock.now()
+        if peer.bearer_tokens:
+            return await asyncio.to_thread(self._authentication.authenticate, peer, now)
+        return self._authentication.authenticate(peer, now)
+
+    def _caller_refused(self, peer: Peer, error: MeshcaError) -> Refusal:
         if error.kind is ErrorKind.EXHAUSTED:
             self._metrics.refused("rate_limit")
             _log.debug("rate_limited", peer=peer.address)
-            _abort(context, error, error.message)
+            return _refusal(error, error.message)
         self._metrics.authentication_failed()
         self._metrics.refused("authentication")
         _log.info("authentication_failed", peer=peer.address, kind=error.kind.value, reason=error.message)
         if error.kind is not ErrorKind.UNAVAILABLE:
             error = unauthenticated(error.message)
-        _abort(context, error, _OPAQUE)
+        return _refusal(error, _OPAQUE)
 
-    def _refuse_signing(self, context: grpc.ServicerContext, caller: Caller, error: MeshcaError) -> NoReturn:
+    def _signing_refused(self, caller: Caller, error: MeshcaError) -> Refusal:
         reason = error.reason or "UNKNOWN"
         self._metrics.sign_failed(reason)
         self._metrics.refused(error.kind.value)
         _log.info("signing_refused", caller=str(caller.id), kind=error.kind.value, error=reason, reason=error.message)
         if error.kind is ErrorKind.UNAUTHENTICATED:
-            _abort(context, error, _OPAQUE_IMPERSONATION if reason == "IMPERSONATION" else _OPAQUE)
-        _abort(context, error, f"CSR signing error ({_outward(error)})")
+            return _refusal(error, _OPAQUE_IMPERSONATION if reason == "IMPERSONATION" else _OPAQUE)
+        return _refusal(error, f"CSR signing error ({_outward(error)})")
 
     def _batch_response(
         self, caller: Caller, answers: Iterable[IssuedChain | MeshcaError]
@@ -183,31 +195,24 @@ def certificate_handlers(door: CertificateDoor, metrics: DoorMetrics) -> tuple[g
 
 
 def _metered(
-    handler: Callable[[Q, grpc.ServicerContext], A], metrics: DoorMetrics, service: str, method: str
-) -> Callable[[Q, grpc.ServicerContext], A]:
-    def call(request: Q, context: grpc.ServicerContext) -> A:
-        began, code = perf_counter(), grpc.StatusCode.UNKNOWN
+    handler: Callable[[Q, Context], Awaitable[A]], metrics: DoorMetrics, service: str, method: str
+) -> Callable[[Q, Context], Awaitable[A]]:
+    async def call(request: Q, context: Context) -> A:
+        began, code = perf_counter(), grpc.StatusCode.CANCELLED  # which is no Exception
         try:
-            answer = handler(request, context)
+            answer = await handler(request, context)
             code = grpc.StatusCode.OK
+        except Refusal as refusal:
+            code = refusal.code
+            raise
         except Exception:
-            code = _failure_code(context)
+            code = grpc.StatusCode.INTERNAL
             raise
         finally:
             metrics.call_handled(service, method, code.name, perf_counter() - began)
         return answer
 
     return call
-
-
-def _failure_code(context: grpc.ServicerContext) -> grpc.StatusCode:
-    """The code of a call that ended in an exception. One that nobody foresaw is logged and tells the caller nothing;
-    left to itself, gRPC would send its text."""
-    aborted: grpc.StatusCode | None = context.code()  # type: ignore[attr-defined]  # the stubs lack it
-    if aborted is not None:
-        return aborted
-    _log.exception("call_failed")
-    context.abort(grpc.StatusCode.INTERNAL, "internal error")
 
 
 def _check_metadata(request: ca_pb2.IstioCertificateRequest) -> None:
@@ -250,9 +255,7 @@ def _outward(error: MeshcaError) -> str:
     return error.message
 
 
-def _abort(context: grpc.ServicerContext, error: MeshcaError, message: str) -> NoReturn:
+def _refusal(error: MeshcaError, message: str) -> Refusal:
     code = CODES[error.kind]
-    if error.retry_after is not None:
-        context.set_trailing_metadata(retry_metadata(code, message, error.retry_after))
-    context.abort(code, message)
-    raise AssertionError("abort returned")
+    metadata = () if error.retry_after is None else retry_metadata(code, message, error.retry_after)
+    return Refusal(code, message, metadata)

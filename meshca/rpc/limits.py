@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -14,7 +13,7 @@ _MAX_PEERS = 10_000
 class PeerLimiter:
     """A token bucket for each peer: `rate` calls a second, `burst` at once.
 
-    Called from every thread of the door, so the table has a lock. It is bounded: beyond 10,000 peers the one seen
+    It belongs to the loop. Its table is bounded: beyond 10,000 peers the one seen
     longest ago is forgotten (and starts with a full bucket when it comes back).
     """
 
@@ -22,7 +21,6 @@ class PeerLimiter:
         self._rate = rate
         self._burst = float(burst)
         self._monotonic = monotonic
-        self._lock = threading.Lock()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def admit(self, peer: str, cost: int = 1) -> None:
@@ -31,13 +29,12 @@ class PeerLimiter:
         A cost above the burst is admitted when the bucket is full, and leaves it in debt.
         """
         now = self._monotonic()
-        with self._lock:
-            tokens, seen = self._buckets.pop(peer, (self._burst, now))
-            tokens = min(self._burst, tokens + (now - seen) * self._rate)
-            need = min(float(cost), self._burst)
-            admitted = tokens >= need
-            self._buckets[peer] = (tokens - cost if admitted else tokens, now)
-            if len(self._buckets) > _MAX_PEERS:
-                self._buckets.popitem(last=False)
+        tokens, seen = self._buckets.pop(peer, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - seen) * self._rate)
+        need = min(float(cost), self._burst)
+        admitted = tokens >= need
+        self._buckets[peer] = (tokens - cost if admitted else tokens, now)
+        if len(self._buckets) > _MAX_PEERS:
+            self._buckets.popitem(last=False)
         if not admitted:
             raise exhausted("too many requests from this peer: slow down", retry_after=(need - tokens) / self._rate)

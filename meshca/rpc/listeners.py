@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -10,17 +11,15 @@ import grpc
 
 from meshca.errors import MeshcaError, unavailable
 from meshca.rpc.calls import BoundedCalls
-from meshca.rpc.patience import Patience, PatienceLimits
 from meshca.rpc.probes import HEALTH_SERVICE, Health, reflection_handler
-from meshca.rpc.threads import DoorThreads
 from meshca.services.server_identity import TlsMaterial
 
 MAX_RECEIVE_BYTES = 1024 * 1024
 MAX_METADATA_BYTES = 32 * 1024
 
-# For calls whose request is still to come.
-_MOST_EXTRA_THREADS = 128
-# Calls that gRPC keeps while every thread is busy; above, it answers CANCELLED to anybody. The bound that counts is
+_THREADS = 4  # for calls whose service has no coroutines
+
+# Calls that gRPC keeps while the loop is busy; above, it answers CANCELLED to anybody. The bound that counts is
 # max_concurrent_calls, which answers RESOURCE_EXHAUSTED.
 _PENDING_CALLS = 16_384
 
@@ -29,33 +28,29 @@ _PENDING_CALLS = 16_384
 class ListenerLimits:
     """Bounds of one listener. Connections beyond `max_connections` are closed at once."""
 
-    threads: int
     max_concurrent_calls: int
     max_connection_age: timedelta
     max_connections: int = 1024
     shared_port: bool = False  # several processes of one server listen on it
+    patience: timedelta = timedelta(seconds=5)  # for a call without its request
 
 
 class Listener:
-    """One gRPC server on one address, with health and reflection beside its services."""
+    """One gRPC server on one address, with health and reflection beside its services. Belongs to the running loop."""
 
     def __init__(
         self, handlers: Iterable[grpc.GenericRpcHandler], services: Sequence[str], limits: ListenerLimits
     ) -> None:
-        self._threads = DoorThreads(limits.threads, _MOST_EXTRA_THREADS)
-        self._server = grpc.server(
-            self._threads,  # type: ignore[arg-type]  # any executor will do
-            options=_options(limits),
-            maximum_concurrent_rpcs=limits.max_concurrent_calls,
-        )
+        self._threads = ThreadPoolExecutor(_THREADS, "meshca-call")
+        self._server = grpc.aio.server(self._threads, options=_options(limits))
         self._health = Health(services)
-        self._patience = Patience(PatienceLimits(), self._threads.stretch)
         everything = (*handlers, self._health.handler(), reflection_handler((*services, HEALTH_SERVICE)))
-        self._server.add_generic_rpc_handlers((BoundedCalls(everything, self._patience, MAX_METADATA_BYTES),))
+        bounded = BoundedCalls(everything, limits.max_concurrent_calls, MAX_METADATA_BYTES, limits.patience)
+        self._server.add_generic_rpc_handlers((bounded,))
 
     @property
-    def server(self) -> grpc.Server:
-        """The gRPC server, for services that register themselves."""
+    def server(self) -> grpc.aio.Server:
+        """The gRPC server, for services that register themselves. Those without coroutines run in four threads."""
         return self._server
 
     def bind_tls(self, address: str, material: Callable[[], TlsMaterial | None], *, client_certificates: bool) -> int:
@@ -68,23 +63,16 @@ class Listener:
         """Binds a Unix socket. Raises UNAVAILABLE where that fails."""
         self._bind(path, lambda: self._server.add_insecure_port(f"unix:{path}"))
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Begins to serve."""
-        self._patience.start()
-        self._server.start()
+        await self._server.start()
         self._health.set_serving(True)
 
-    def begin_stop(self, grace: timedelta) -> Callable[[], None]:
-        """Refuses new calls and lets those under way finish within `grace`; what it returns waits for the end."""
+    async def stop(self, grace: timedelta) -> None:
+        """Refuses new calls, lets those under way finish within `grace`, and ends."""
         self._health.set_serving(False)
-        stopped = self._server.stop(grace.total_seconds())
-
-        def end() -> None:
-            stopped.wait()
-            self._patience.stop()
-            self._threads.shutdown()
-
-        return end
+        await self._server.stop(grace.total_seconds())
+        self._threads.shutdown(wait=False)
 
     def _bind(self, address: str, bind: Callable[[], int]) -> int:
         try:

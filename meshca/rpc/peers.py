@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 import grpc
@@ -13,6 +13,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from meshca.spiffe.peers import Peer
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
 
 _BEARER = "Bearer "
 _LEAF = "x509_pem_cert"
@@ -29,16 +32,16 @@ def peer_address(peer: str) -> str:
     return unquote(rest).rpartition(":")[0].strip("[]")
 
 
-def bearer_tokens(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[str, ...]:
+def bearer_tokens(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[str, ...]:
     """The values of `authorization: Bearer …`, stripped: some clients send a token file's newline along."""
     return tuple(
         value[len(_BEARER) :].strip()
-        for key, value in metadata
+        for key, value in metadata or ()
         if key == "authorization" and isinstance(value, str) and value.startswith(_BEARER)
     )
 
 
-def token_peer(context: grpc.ServicerContext) -> tuple[Peer, str]:
+def token_peer(context: Context) -> tuple[Peer, str]:
     """The peer on the token listener, and its name for the limiter: its network."""
     address = peer_address(context.peer())
     return Peer(address, (), bearer_tokens(context.invocation_metadata())), peer_network(address)
@@ -58,7 +61,7 @@ def peer_network(address: str) -> str:
     return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))
 
 
-def mtls_peer(context: grpc.ServicerContext) -> tuple[Peer, str]:
+def mtls_peer(context: Context) -> tuple[Peer, str]:
     """The peer on the mTLS listener, and its name for the limiter: the identity in its (TLS-verified) certificate."""
     auth = cast("Mapping[str, Sequence[bytes]]", context.auth_context())
     address = peer_address(context.peer())

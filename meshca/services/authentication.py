@@ -1,6 +1,7 @@
 """Who is calling: each way of proving it, and all of them in order.
 
-Everything here is called from the many threads of the signing door at once.
+Everything here is called from the signing door's loop and from its threads at once: a certificate is checked on the
+loop; for tokens, which may take a fetch or a read, the call hops.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ class CachedJwks:
         self._min_refetch_interval = min_refetch_interval
         self._stale_for = stale_for
         # Threads share one frozen value, which is replaced as a whole, so reading takes no lock. This one lets a single
-        # thread fetch; the others never wait for it, or a slow issuer would hold every thread of the signing door.
+        # thread fetch; the others never wait for it, or a slow issuer would hold every thread of the process.
         self._fetching = threading.Lock()
         self._held = _Held()
 

@@ -1,15 +1,19 @@
 """Issuance: an authenticated caller and a CSR become a certificate.
 
 The order is law 2: prepared, linted, recorded durably, signed, checked; a join token is spent before the signature.
-Called from the threads of the signing door.
+A caller that is cancelled on the way leaves at most a record without a certificate.
+
+Its coroutines compute on the loop and wait for the ledger without holding a thread; what would hold up the loop hops.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from meshca.errors import MeshcaError, denied, detached
 from meshca.pki.certificates import CertificateKind, IssuedCertificate, PreparedCertificate
@@ -26,6 +30,11 @@ from meshca.services.signing import Signing, SigningState
 from meshca.spiffe.bundles import TrustBundle
 from meshca.spiffe.ids import parse_workload_id
 from meshca.spiffe.peers import Caller
+
+_AT_ONCE = 8  # of a batch: a few milliseconds
+
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 
 def random_serial() -> int:
@@ -77,7 +86,7 @@ class Issuance:
         self._profile = profile
         self._serials = serials
 
-    def issue(self, caller: Caller, request: SigningRequest) -> IssuedChain:
+    async def issue(self, caller: Caller, request: SigningRequest) -> IssuedChain:
         """One certificate.
 
         Raises INVALID (reasons `CSR_ERROR`, `TTL_ERROR`), DENIED, UNAUTHENTICATED (somebody else spent the caller's
@@ -86,26 +95,27 @@ class Issuance:
         """
         state, now = self._signing.current(), self._clock.now()
         draft = self._draft(caller, request, state, now)
-        return self._certify(caller, [draft], state, now)[0]
+        return (await self._certify(caller, [draft], state, now))[0]
 
-    def issue_batch(self, caller: Caller, requests: Sequence[SigningRequest]) -> list[IssuedChain | MeshcaError]:
+    async def issue_batch(self, caller: Caller, requests: Sequence[SigningRequest]) -> list[IssuedChain | MeshcaError]:
         """One answer for each request, in order; the good ones share a durable write.
 
         Raises what concerns all of them: INTERNAL (`CA_NOT_READY`), UNAVAILABLE (ledger, authorities).
         """
         state, now = self._signing.current(), self._clock.now()
-        drafts = [self._try_draft(caller, request, state, now) for request in requests]
+        drafts = await _in_turns(lambda request: self._try_draft(caller, request, state, now), requests)
         good = [draft for draft in drafts if isinstance(draft, _Draft)]
-        issued = iter(self._certify(caller, good, state, now))
+        issued = iter(await self._certify(caller, good, state, now))
         return [next(issued) if isinstance(draft, _Draft) else draft for draft in drafts]
 
     def issue_granted(
         self, caller: Caller, request: CertificateRequest, grant: Grant, kind: CertificateKind
     ) -> IssuedChain:
-        """A certificate for a grant that was decided elsewhere: the server's own."""
+        """A certificate for a grant that was decided elsewhere: the server's own. It blocks: not for a loop."""
         state, now = self._signing.current(), self._clock.now()
         draft = self._prepare(request, grant, kind, state, now)
-        return self._certify(caller, [draft], state, now)[0]
+        self._ledger.record([_record(caller, draft, state, now)])
+        return _sign(draft, state)
 
     def bundle(self) -> TrustBundle:
         """The trust bundle that goes with what is issued now. Raises INTERNAL (`CA_NOT_READY`)."""
@@ -134,19 +144,33 @@ class Issuance:
         lint_leaf(prepared, grant, request.family, state.issuer, self._profile, now)
         return _Draft(request, grant, prepared)
 
-    def _spend(self, caller: Caller, now: datetime) -> None:
-        """Spends the caller's join token: last, so that a refused call or a full disk costs nobody a token; and before
-        the signature, so that of all who come with one token exactly one gets a certificate."""
-        if caller.join_token:
-            self._join_tokens.redeem(caller.join_token, now)
-
-    def _certify(
+    async def _certify(
         self, caller: Caller, drafts: Sequence[_Draft], state: SigningState, now: datetime
     ) -> list[IssuedChain]:
-        if drafts:
-            self._ledger.record([_record(caller, draft, state, now) for draft in drafts])
-            self._spend(caller, now)
-        return [IssuedChain(sign(draft.prepared, state.signer), draft.grant, state) for draft in drafts]
+        if not drafts:
+            return []
+        await self._ledger.record_async([_record(caller, draft, state, now) for draft in drafts])
+        if caller.join_token:
+            # last, so that a refused call or a full disk costs nobody a token; and before the signature, so that of all
+            # who come with one token exactly one gets a certificate
+            await asyncio.to_thread(self._join_tokens.redeem, caller.join_token, now)
+        if state.signer.blocks:
+            return await asyncio.to_thread(lambda: [_sign(draft, state) for draft in drafts])
+        return await _in_turns(lambda draft: _sign(draft, state), drafts)
+
+
+def _sign(draft: _Draft, state: SigningState) -> IssuedChain:
+    return IssuedChain(sign(draft.prepared, state.signer), draft.grant, state)
+
+
+async def _in_turns(step: Callable[[Q], A], items: Sequence[Q]) -> list[A]:
+    """`step` of each item. After every few of them others have their turn on the loop."""
+    results: list[A] = []
+    for item in items:
+        results.append(step(item))
+        if len(results) % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return results
 
 
 def _check_entitled(caller: Caller, wanted: str) -> None:

@@ -89,8 +89,9 @@ class LimitSettings(Section):
 
     requests_per_second: Annotated[float, Field(gt=0)] = 200.0
     burst: Annotated[int, Field(ge=1)] = 400
+    # of each process, for what its event loop must not wait for: tokens, RSA signatures, ticks
     threads: Annotated[int, Field(ge=1, le=256)] = 32
-    max_concurrent_calls: Annotated[int, Field(ge=1)] = 4096
+    max_concurrent_calls: Annotated[int, Field(ge=1)] = 4096  # of each listener; a call without its request is none yet
     max_connections: Annotated[int, Field(ge=1)] = 8192  # of each listener; fewer where fewer files may be open
     max_connection_age: Duration = timedelta(minutes=30)
 

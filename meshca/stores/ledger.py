@@ -52,6 +52,11 @@ class SqlLedger:
         if records:
             self._writer.write([certificate_values(record) for record in records])
 
+    async def record_async(self, records: Sequence[CertificateRecord]) -> None:
+        """`record` for coroutines; see `ports.CertificateLedger`."""
+        if records:
+            await self._writer.write_async([certificate_values(record) for record in records])
+
     def find(self, query: LedgerQuery) -> LedgerPage:
         """The records that match, newest first. Raises INVALID for a bad query, UNAVAILABLE where reading fails."""
         check_query(query)

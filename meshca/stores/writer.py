@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Condition, Lock, Thread
 from typing import Any, Generic, TypeVar
@@ -36,20 +38,49 @@ class WriterLimits:
 
 
 class _Job:
-    """Something to write, and where its outcome will be. `done` is locked until the outcome stands."""
+    """Something to write, and its outcome: no error means that it is durable."""
 
-    __slots__ = ("done", "error", "rows", "since", "size")
+    __slots__ = ("error", "rows", "since", "size")
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
         self.size = len(rows) or 1
         self.since = time.monotonic()
         self.error: MeshcaError | None = None
+
+    def raise_error(self) -> None:
+        """Raises what went wrong, once."""
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # else its traceback holds this frame and this frame holds it, until a collector comes by
+
+
+class _ThreadsJob(_Job):
+    """A job that a thread waits for. `done` is locked until the outcome stands."""
+
+    __slots__ = ("done",)
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        super().__init__(rows)
         self.done = Lock()  # a bare lock: an Event costs ten times as much to make
         self.done.acquire()
 
 
-class _Work(_Job, Generic[T]):
+class _LoopsJob(_Job):
+    """A job that a coroutine waits for. `done` has a result when the outcome stands."""
+
+    __slots__ = ("done", "loop")
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        super().__init__(rows)
+        self.loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[None] = self.loop.create_future()
+
+
+class _Work(_ThreadsJob, Generic[T]):
     """A function that needs a transaction of its own."""
 
     __slots__ = ("function", "result")
@@ -61,7 +92,7 @@ class _Work(_Job, Generic[T]):
 
 
 class Writer:
-    """Takes rows and functions from any thread, writes them in one thread, answers when they are durable.
+    """Takes rows and functions from any thread or loop, writes them in one thread, answers when they are durable.
 
     Rows that wait together go in one transaction; if that fails, each of their callers gets UNAVAILABLE, none of the
     rows is stored, and the next transaction tries anew. An item that is itself at fault fails alone. `flushes` counts
@@ -97,7 +128,21 @@ class Writer:
         Raises CONFLICT (they break a constraint), INTERNAL (they cannot be stored as they are), EXHAUSTED (too much
         waits already), UNAVAILABLE (not stored; but after a timeout they may yet be, or not).
         """
-        self._submit(_Job(rows))
+        self._wait(_ThreadsJob(rows))
+
+    async def write_async(self, rows: Sequence[Row]) -> None:
+        """`write` for coroutines, which share its flushes. Who is cancelled while it waits has its rows written still.
+
+        Raises as `write` does.
+        """
+        job = _LoopsJob(rows)
+        self._submit(job)
+        try:
+            async with asyncio.timeout(self._limits.timeout):
+                await job.done
+        except TimeoutError:
+            raise self._no_answer() from None
+        job.raise_error()
 
     def run(self, function: Callable[[Connection], T]) -> T:
         """What `function` returns, when its own transaction is durable; what it raises, when it is undone.
@@ -105,7 +150,7 @@ class Writer:
         Raises EXHAUSTED and UNAVAILABLE as `write` does.
         """
         work = _Work(function)
-        self._submit(work)
+        self._wait(work)
         return work.result  # type: ignore[return-value]  # no error, so the function has returned a T
 
     def close(self) -> None:
@@ -124,16 +169,15 @@ class Writer:
             self.depth += job.size
             self._queue.append(job)
             self._changed.notify()
+
+    def _wait(self, job: _ThreadsJob) -> None:
+        self._submit(job)
         if not job.done.acquire(timeout=self._limits.timeout):
-            raise unavailable(
-                f"no answer from the disk within {self._limits.timeout:g} s: it may yet be stored, or not"
-            )
-        error, job.error = job.error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # else its traceback holds this frame and this frame holds it, until a collector comes by
+            raise self._no_answer()
+        job.raise_error()
+
+    def _no_answer(self) -> MeshcaError:
+        return unavailable(f"no answer from the disk within {self._limits.timeout:g} s: it may yet be stored, or not")
 
     def _run(self) -> None:
         """The thread. However it ends, nobody is left waiting."""
@@ -176,8 +220,7 @@ class Writer:
         with self._changed:
             batch, self._batch = self._batch, ()
             self.depth -= sum(job.size for job in batch)
-        for job in batch:
-            job.done.release()
+        _let_go(batch)
 
     def _write_rows(self, jobs: Sequence[_Job]) -> None:
         try:
@@ -242,4 +285,24 @@ class Writer:
             self._queue.clear()
         for job in left:
             job.error = unavailable(f"the database takes no writes: {reason}")
+        _let_go(left)
+
+
+def _let_go(jobs: Iterable[_Job]) -> None:
+    """Lets go whoever waits for the jobs. A loop is woken once for all of its own: each time costs a system call."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_LoopsJob]] = {}
+    for job in jobs:
+        if isinstance(job, _ThreadsJob):
             job.done.release()
+        elif isinstance(job, _LoopsJob):
+            by_loop.setdefault(job.loop, []).append(job)
+    for loop, its_jobs in by_loop.items():
+        with suppress(RuntimeError):  # a loop that is closed has nobody left who waits
+            loop.call_soon_threadsafe(_finish, its_jobs)
+
+
+def _finish(jobs: Iterable[_LoopsJob]) -> None:
+    """On the jobs' loop. Who was cancelled, or has waited too long, is not there any more."""
+    for job in jobs:
+        if not job.done.done():
+            job.done.set_result(None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from meshca.rpc.certificates import (
@@ -31,8 +33,13 @@ class DoorAddresses:
     mtls: str
 
 
+def door_threads(settings: ServerSettings) -> ThreadPoolExecutor:
+    """The threads of a process, for what must not hold up its loop: `limits.threads` of them."""
+    return ThreadPoolExecutor(settings.limits.threads, "meshca")
+
+
 class Door:
-    """Both listeners of one process. `open` binds and serves; `close` drains."""
+    """Both listeners of one process, on the running loop. `open` binds and serves; `close` drains."""
 
     def __init__(
         self, core: Core, settings: ServerSettings, metrics: DoorMetrics, *, shared_ports: bool = False
@@ -41,7 +48,6 @@ class Door:
         self._settings = settings
         limits = settings.limits
         bounds = ListenerLimits(
-            threads=limits.threads,
             max_concurrent_calls=limits.max_concurrent_calls,
             max_connection_age=limits.max_connection_age,
             max_connections=affordable_connections(limits.max_connections),
@@ -56,7 +62,7 @@ class Door:
         self._mtls = Listener(certificate_handlers(mtls, metrics), _SERVICES, bounds)
         self._advertised = settings.advertise_mtls or ""
 
-    def open(self) -> DoorAddresses:
+    async def open(self) -> DoorAddresses:
         """Binds both addresses and serves. Raises UNAVAILABLE where an address cannot be had."""
         token = self._bind(self._token, self._settings.token_listen, client_certificates=False)
         mtls = self._bind(self._mtls, self._settings.mtls_listen, client_certificates=True)
@@ -64,15 +70,14 @@ class Door:
         # what is loaded by now stays: the collector need not go through it again and again while the door is open
         gc.collect()
         gc.freeze()
-        self._token.start()
-        self._mtls.start()
+        await self._token.start()
+        await self._mtls.start()
         return DoorAddresses(token, mtls)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ends both listeners; calls under way get the grace period, both at once."""
-        ends = [listener.begin_stop(self._settings.shutdown_grace) for listener in (self._token, self._mtls)]
-        for end in ends:
-            end()
+        grace = self._settings.shutdown_grace
+        await asyncio.gather(self._token.stop(grace), self._mtls.stop(grace))
 
     def _bind(self, listener: Listener, address: str, *, client_certificates: bool) -> str:
         host, _ = parse_listen_address(address)

@@ -27,7 +27,7 @@ from meshca.settings.server import ServerSettings, parse_listen_address
 from meshca.wiring.clock import uptime
 from meshca.wiring.core import REFRESH, Core, build_core
 from meshca.wiring.data_dir import DataDir, check_socket_path, clear_socket, lock_data_dir
-from meshca.wiring.door import Door, DoorAddresses
+from meshca.wiring.door import Door, DoorAddresses, door_threads
 from meshca.wiring.exposition import WorkerTotals
 from meshca.wiring.logs import configure_logging
 from meshca.wiring.open_files import raise_open_files_limit
@@ -69,6 +69,7 @@ class Server:
         Raises INTERNAL where a task of its own ended by itself: what it did, nobody would do any more.
         """
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(door_threads(self._settings))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as stack:
@@ -107,7 +108,7 @@ class Server:
             addresses = await self._start_workers(totals, checks, stack)
         else:
             addresses = await self._open_door(core, metrics, stack)
-        await asyncio.to_thread(self._open_admin, core, admin_socket, stack)
+        await self._open_admin(core, admin_socket, stack)
         http = await self._open_http(totals, checks, stack)
         self._start_ticks(core, ticks, stack)
         self._announce(addresses, http, admin_socket, stack)
@@ -118,8 +119,8 @@ class Server:
 
     async def _open_door(self, core: Core, metrics: Metrics, stack: AsyncExitStack) -> DoorAddresses:
         door = Door(core, self._settings, metrics)
-        addresses = await asyncio.to_thread(door.open)
-        stack.push_async_callback(asyncio.to_thread, door.close)
+        addresses = await door.open()
+        stack.push_async_callback(door.close)
         return addresses
 
     async def _start_workers(
@@ -132,20 +133,16 @@ class Server:
         self._background.extend(workers.tasks)
         return workers.addresses
 
-    def _open_admin(self, core: Core, path: Path, stack: AsyncExitStack) -> None:
+    async def _open_admin(self, core: Core, path: Path, stack: AsyncExitStack) -> None:
         clear_socket(path)
-        listener = Listener((), (ADMIN_SERVICE,), ListenerLimits(4, 64, timedelta(hours=1)))
+        listener = Listener((), (ADMIN_SERVICE,), ListenerLimits(64, timedelta(hours=1)))
         door = AdminDoor(core.signing, core.stores.ledger, core.enrolment)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(door, listener.server)
         listener.bind_unix(str(path))
         os.chmod(path, 0o600)
-        listener.start()
+        await listener.start()
         stack.callback(path.unlink, missing_ok=True)
-        stack.callback(self._close_admin, listener)
-
-    @staticmethod
-    def _close_admin(listener: Listener) -> None:
-        listener.begin_stop(timedelta(seconds=1))()
+        stack.push_async_callback(listener.stop, timedelta(seconds=1))
 
     async def _open_http(
         self, totals: WorkerTotals, checks: dict[str, Callable[[], str | None]], stack: AsyncExitStack

@@ -18,7 +18,7 @@ from meshca.errors import MeshcaError, internal
 from meshca.http.metrics import Metrics
 from meshca.settings.server import ServerSettings
 from meshca.wiring.core import REFRESH, Core, build_core
-from meshca.wiring.door import Door
+from meshca.wiring.door import Door, door_threads
 from meshca.wiring.exposition import write_report
 from meshca.wiring.logs import configure_logging
 from meshca.wiring.open_files import raise_open_files_limit
@@ -39,17 +39,18 @@ def run_worker() -> None:
 
 async def _run(settings: ServerSettings) -> None:
     stop = asyncio.Event()
+    asyncio.get_running_loop().set_default_executor(door_threads(settings))
     await _watch_parent(stop)
     core = await asyncio.to_thread(build_core, settings)
     try:
         core.identity.ensure()
         metrics = Metrics(lambda: core.signing.latest().ring, ledger=core.stores.ledger)
         door = Door(core, settings, metrics, shared_ports=True)
-        await asyncio.to_thread(door.open)
+        await door.open()
         try:
             await serve(core, metrics, stop)
         finally:
-            await asyncio.to_thread(door.close)
+            await door.close()
             _report(metrics)
     finally:
         core.stores.close()

@@ -224,7 +224,7 @@ def report(name: str, result: dict, bare: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=6.0, help="length of each run")
-    parser.add_argument("--threads", type=int, default=32, help="threads of the door")
+    parser.add_argument("--threads", type=int, default=32, help="threads for what blocks")
     parser.add_argument("--rows", type=int, default=0, help="rows in the ledger beforehand, such as 1000000")
     parser.add_argument("--workers", type=int, nargs="*", default=[1], help="signing processes, one run for each")
     parser.add_argument("--server-cores", default=f"0-{LAST_CORE}", help="such as 0, to bind the server to one")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from meshca.pki.certificates import IssuedCertificate, Issuer, PreparedCertificate
 from meshca.pki.csr import CertificateRequest
@@ -35,6 +35,10 @@ class MemorySigner:
     @property
     def public_key_der(self) -> bytes:
         return spki_of(self.key.public_key())
+
+    @property
+    def blocks(self) -> bool:
+        return isinstance(self.key, rsa.RSAPrivateKey)
 
     def sign(self, data: bytes) -> bytes:
         digest = _HASHES.get(self.algorithm, hashes.SHA256())

@@ -49,6 +49,11 @@ class KeyManagerContract:
         assert keys.signer("one").public_key_der == made.public_key_der != other.public_key_der
         verify(made, keys.signer("one").sign(b"data"), b"data")
 
+    @pytest.mark.parametrize("algorithm", [KeyAlgorithm.RSA2048])
+    def test_a_key_that_computes_for_long_says_that_it_blocks(self, keys: KeyManager, algorithm: KeyAlgorithm) -> None:
+        assert keys.generate("one", algorithm).blocks
+        assert keys.signer("one").blocks
+
     def test_an_id_that_is_taken_is_a_conflict_and_keeps_its_key(self, keys: KeyManager) -> None:
         made = keys.generate("one", KeyAlgorithm.P256)
         with pytest.raises(MeshcaError) as caught:

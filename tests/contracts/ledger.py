@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -169,3 +170,39 @@ class LedgerContract:
         assert outcomes.count(None) == 1
         assert {o.kind for o in outcomes if o is not None} == {ErrorKind.CONFLICT}
         assert serials(ledger) == [5, 100 + outcomes.index(None)]
+
+    async def test_coroutines_record_as_threads_do(self, ledger: CertificateLedger) -> None:
+        await ledger.record_async([a_record(1), a_record(2)])
+        await ledger.record_async([])
+        with pytest.raises(MeshcaError) as caught:
+            await ledger.record_async([a_record(3), a_record(1)])
+        assert caught.value.kind is ErrorKind.CONFLICT
+        with pytest.raises(MeshcaError, match=r"^recorded_at") as refused:
+            await ledger.record_async([a_record(4, recorded_at=NOW.replace(microsecond=1))])
+        assert refused.value.kind is ErrorKind.INTERNAL
+        assert serials(ledger) == [2, 1]
+
+    async def test_many_coroutines_lose_nothing(self, ledger: CertificateLedger) -> None:
+        await asyncio.gather(*(ledger.record_async([a_record(i)]) for i in range(100)))
+        assert sorted(serials(ledger, limit=1000)) == list(range(100))
+
+    async def test_of_many_coroutines_with_one_serial_exactly_one_records_it(self, ledger: CertificateLedger) -> None:
+        both = (ledger.record_async([a_record(100 + i), a_record(5)]) for i in range(8))
+        outcomes = await asyncio.gather(*both, return_exceptions=True)
+        assert outcomes.count(None) == 1
+        assert {o.kind for o in outcomes if isinstance(o, MeshcaError)} == {ErrorKind.CONFLICT}
+        assert serials(ledger) == [5, 100 + outcomes.index(None)]
+
+    async def test_whoever_is_cancelled_has_recorded_once_or_not_at_all_and_hurts_nobody(
+        self, ledger: CertificateLedger
+    ) -> None:
+        tasks = [asyncio.create_task(ledger.record_async([a_record(i)])) for i in range(20)]
+        await asyncio.sleep(0)  # all of them have begun
+        for task in tasks[::2]:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert outcomes[1::2] == [None] * 10
+        await ledger.record_async([a_record(100)])  # whatever waited before it has its outcome now
+        kept = serials(ledger, limit=1000)
+        assert len(kept) == len(set(kept))
+        assert set(range(1, 20, 2)) | {100} <= set(kept) <= set(range(20)) | {100}

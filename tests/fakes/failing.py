@@ -28,6 +28,12 @@ class JournalledLedger:
             raise unavailable("the ledger cannot be written: database or disk is full", retry_after=1.0)
         self.inner.record(records)
 
+    async def record_async(self, records: Sequence[CertificateRecord]) -> None:
+        self.journal.append(("record", tuple(records)))
+        if self.out:
+            raise unavailable("the ledger cannot be written: database or disk is full", retry_after=1.0)
+        await self.inner.record_async(records)
+
     def find(self, query: LedgerQuery) -> LedgerPage:
         return self.inner.find(query)
 
@@ -46,6 +52,10 @@ class JournalledSigner:
     @property
     def public_key_der(self) -> bytes:
         return self.inner.public_key_der
+
+    @property
+    def blocks(self) -> bool:
+        return self.inner.blocks
 
     def sign(self, data: bytes) -> bytes:
         self.journal.append(("sign", data))

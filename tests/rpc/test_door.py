@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Thread
 from typing import Any, cast
 
 import grpc
@@ -30,15 +34,19 @@ from meshca.proto.meshca.v1 import certificates_pb2 as pb
 from meshca.rpc.admin import AdminDoor
 from meshca.rpc.certificates import CertificateDoor, certificate_handlers
 from meshca.rpc.limits import PeerLimiter
-from meshca.rpc.listeners import Listener, ListenerLimits
+from meshca.rpc.listeners import ListenerLimits
 from meshca.rpc.peers import token_peer
+from meshca.services.authentication import Authentication
 from meshca.services.signing import CONFIRMED_FOR
 from meshca.settings.server import JwtIssuerSettings, LeafSettings, LimitSettings
 from meshca.spiffe.ids import SpiffeId
+from meshca.spiffe.peers import AuthenticationMethod, Caller, Peer
 from meshca.tokens.join import hash_join_token
 from tests.assets.csrs import good, key_of
-from tests.doors import MESH, WORKLOAD, Metadata, RunningDoor, bearer, csr_pem, open_door
+from tests.doors import LIMITS, MESH, WORKLOAD, Metadata, RunningDoor, bearer, csr_pem, listening, open_door
+from tests.http2 import ACK, Http2, Kind, connect_tcp, connect_tls, ping
 from tests.jwts import key_set, p256, public_jwk, token
+from tests.stores.blocking import writing_blocked
 
 ISSUER = "https://issuer.test"
 Request = ca_pb2.IstioCertificateRequest
@@ -378,22 +386,19 @@ def test_the_server_certificate_names_loopback(door: RunningDoor) -> None:
 
 def test_clients_may_ping_far_more_often_than_grpc_lets_them_by_default(door: RunningDoor) -> None:
     """ztunnel and pilot-agent ping idle connections; by default gRPC ends that with "too_many_pings"."""
-    pings = 30
-    with _raw_h2(door) as tls:
-        tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(0x4, 0, b""))
-        for number in range(pings):
-            tls.sendall(_frame(0x6, 0, number.to_bytes(8, "big")))
+    with Http2(door) as peer:
+        peer.send(*(ping(number) for number in range(30)))
         answered: set[bytes] = set()
-        while len(answered) < pings:
-            kind, flags, payload = _read_frame(tls)
-            assert kind != 0x7, f"GOAWAY: {payload!r}"
-            if kind == 0x6 and flags & 0x1:
-                answered.add(payload)
+        while len(answered) < 30:
+            frame = peer.read()
+            assert frame.kind is not Kind.GOAWAY, f"GOAWAY: {frame.payload!r}"
+            if frame.kind is Kind.PING and frame.flags & ACK:
+                answered.add(frame.payload)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
 def test_tls_versions_of_istios_clients(door: RunningDoor, version: ssl.TLSVersion) -> None:
-    with _raw_h2(door, version) as tls:
+    with connect_tls(door, version) as tls:
         assert tls.version() == version.name.replace("_", ".")
         assert tls.selected_alpn_protocol() == "h2"
 
@@ -421,6 +426,18 @@ def test_a_flood_is_told_when_to_come_back_and_starves_nobody_else(tmp_path: Pat
         running.sign(request, credentials=calm)
 
 
+def test_a_thousand_callers_at_once_are_all_served(door: RunningDoor) -> None:
+    """A mesh that starts: each waits for its turn, and none is taken for one that sends nothing."""
+    limits = replace(LIMITS, max_concurrent_calls=1000)
+    with slow_door(door, limits) as (_, address), ExitStack() as stack:
+        channels = [stack.enter_context(door.channel(to=address)) for _ in range(10)]
+        stubs = [ca_pb2_grpc.IstioCertificateServiceStub(channel) for channel in channels]
+        for stub in stubs:  # who is connected knows how many calls a connection may have
+            stub.CreateCertificate(Request(csr=csr_pem()), timeout=10)
+        calls = [stub.CreateCertificate.future(Request(csr=csr_pem()), timeout=30) for stub in stubs * 100]
+        assert all(len(call.result(30).cert_chain) == 3 for call in calls)
+
+
 def test_an_unauthenticated_flood_burns_no_token(tmp_path: Path) -> None:
     with open_door(tmp_path, limits=LimitSettings(requests_per_second=0.1, burst=1)) as running:
         spent, kept = running.join_token(), running.join_token()
@@ -441,7 +458,7 @@ def test_key_types_follow_the_configuration(tmp_path: Path) -> None:
         assert words == "CSR signing error (key: type p384 is not allowed here: use one of ed25519, p256)"
 
 
-def test_a_fault_that_nobody_foresaw_tells_the_caller_nothing(door: RunningDoor, short_tmp: Path) -> None:
+def test_a_fault_that_nobody_foresaw_tells_the_caller_nothing(door: RunningDoor) -> None:
     class BrokenClock:
         def now(self) -> datetime:
             raise ZeroDivisionError("the secret of the clock")
@@ -451,43 +468,134 @@ def test_a_fault_that_nobody_foresaw_tells_the_caller_nothing(door: RunningDoor,
     broken = CertificateDoor(
         core.authentication, core.issuance, limiter, BrokenClock(), door.metrics, token_peer, lambda: ""
     )
-    listener = Listener(certificate_handlers(broken, door.metrics), (), ListenerLimits(1, 10, timedelta(hours=1)))
-    listener.bind_unix(str(short_tmp / "s"))
-    listener.start()
-    try:
-        with grpc.insecure_channel(f"unix:{short_tmp / 's'}") as channel:
-            stub = ca_pb2_grpc.IstioCertificateServiceStub(channel)
-            outcome = refusal(lambda: stub.CreateCertificate(Request(csr=csr_pem()), timeout=5))
-    finally:
-        listener.begin_stop(timedelta(0))()
+    before = handled(door, "Internal")
+    with listening(door, certificate_handlers(broken, door.metrics)) as address, door.channel(to=address) as channel:
+        stub = ca_pb2_grpc.IstioCertificateServiceStub(channel)
+        outcome = refusal(lambda: stub.CreateCertificate(Request(csr=csr_pem()), timeout=5))
     assert outcome == (grpc.StatusCode.INTERNAL, "internal error")
+    assert handled(door, "Internal") == before + 1
 
 
-def _raw_h2(door: RunningDoor, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLSocket:
-    context = ssl.create_default_context(cadata=door.root.decode())
-    context.set_alpn_protocols(["h2"])
-    context.minimum_version = context.maximum_version = version
-    host, _, port = door.addresses.token.rpartition(":")
-    raw = socket.create_connection((host, int(port)), timeout=5)
-    return context.wrap_socket(raw, server_hostname="localhost")
+class HeldAuthenticator:
+    """An authenticator that decides about tokens when the test says so; `asked` tells that it shall."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.decided = threading.Event()
+
+    def authenticate(self, peer: Peer, now: datetime) -> Caller | None:
+        if peer.bearer_tokens:
+            self.asked.set()
+            assert self.decided.wait(10)
+        return Caller(SpiffeId.parse(WORKLOAD), AuthenticationMethod.JWT, "test")
 
 
-def _frame(kind: int, flags: int, payload: bytes) -> bytes:
-    """An HTTP/2 frame on stream 0 (RFC 9113 section 4.1)."""
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + bytes(4) + payload
+@contextmanager
+def slow_door(door: RunningDoor, limits: ListenerLimits) -> Iterator[tuple[HeldAuthenticator, str]]:
+    """A listener whose callers with tokens wait, and its address; the others are WORKLOAD at once."""
+    held = HeldAuthenticator()
+    limiter = PeerLimiter(1, 2000, time.monotonic)
+    slow = CertificateDoor(
+        Authentication((held,)), door.core.issuance, limiter, door.core.clock, door.metrics, token_peer, str
+    )
+    handlers = certificate_handlers(slow, door.metrics)
+    with listening(door, handlers, limits) as address:
+        try:
+            yield held, address
+        finally:
+            held.decided.set()
 
 
-def _read_frame(tls: ssl.SSLSocket) -> tuple[int, int, bytes]:
-    head = _read_exactly(tls, 9)
-    return head[3], head[4], _read_exactly(tls, int.from_bytes(head[:3], "big"))
+def test_a_token_that_takes_long_to_verify_holds_up_nobody_else(door: RunningDoor) -> None:
+    with slow_door(door, LIMITS) as (held, address), door.channel(to=address) as channel:
+        stub = ca_pb2_grpc.IstioCertificateServiceStub(channel)
+        slow = stub.CreateCertificate.future(Request(csr=csr_pem()), metadata=tuple(bearer("x")), timeout=20)
+        assert held.asked.wait(10)
+        assert len(stub.CreateCertificate(Request(csr=csr_pem()), timeout=5).cert_chain) == 3
+        assert not slow.done()
+        held.decided.set()
+        assert len(slow.result(10).cert_chain) == 3
 
 
-def _read_exactly(tls: ssl.SSLSocket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        data += (more := tls.recv(count - len(data)))
-        assert more, "the server hung up"
-    return data
+def test_calls_beyond_the_bound_are_refused_until_there_is_room(door: RunningDoor) -> None:
+    with (
+        slow_door(door, replace(LIMITS, max_concurrent_calls=1)) as (held, address),
+        door.channel(to=address) as channel,
+    ):
+        stub = ca_pb2_grpc.IstioCertificateServiceStub(channel)
+        slow = stub.CreateCertificate.future(Request(csr=csr_pem()), metadata=tuple(bearer("x")), timeout=20)
+        assert held.asked.wait(10)
+        assert refusal(lambda: stub.CreateCertificate(Request(csr=csr_pem()), timeout=5)) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "too many calls are under way: try again later",
+        )
+        held.decided.set()
+        slow.result(10)
+        assert len(stub.CreateCertificate(Request(csr=csr_pem()), timeout=5).cert_chain) == 3
+
+
+def test_a_caller_that_goes_away_is_counted_as_such_and_gets_no_certificate(door: RunningDoor) -> None:
+    before, issued = handled(door, "Canceled"), door.issued()
+    with slow_door(door, LIMITS) as (held, address), door.channel(to=address) as channel:
+        stub = ca_pb2_grpc.IstioCertificateServiceStub(channel)
+        call = stub.CreateCertificate.future(Request(csr=csr_pem()), metadata=tuple(bearer("x")), timeout=20)
+        assert held.asked.wait(10)
+        call.cancel()
+        _until(lambda: handled(door, "Canceled") > before)
+        held.decided.set()
+        assert len(stub.CreateCertificate(Request(csr=csr_pem()), timeout=5).cert_chain) == 3
+    assert door.issued() == issued + 1
+
+
+def test_who_is_under_way_when_the_door_closes_is_served_and_who_comes_is_not(tmp_path: Path) -> None:
+    with open_door(tmp_path, shutdown_grace=20) as running, running.channel() as channel:
+        stub = ca_pb2_grpc.IstioCertificateServiceStub(channel)
+        joining = tuple(bearer(running.join_token()))
+        with writing_blocked(tmp_path / "ca" / "meshca.db"):
+            call = stub.CreateCertificate.future(Request(csr=csr_pem()), metadata=joining, timeout=20)
+            _until(lambda: running.core.stores.ledger.queue_depth > 0)
+            closing = Thread(target=running.loop.run, args=(running.door.close(),))
+            closing.start()
+            _until(lambda: not _accepts(running))
+            assert not call.done()
+            assert closing.is_alive()
+        assert len(call.result(10).cert_chain) == 3
+        closing.join(10)
+        assert not closing.is_alive()
+
+
+def test_a_grace_that_is_over_ends_who_is_still_under_way(tmp_path: Path) -> None:
+    with open_door(tmp_path, shutdown_grace=0.1) as running, running.channel() as channel:
+        stub = ca_pb2_grpc.IstioCertificateServiceStub(channel)
+        joining = tuple(bearer(running.join_token()))
+        with writing_blocked(tmp_path / "ca" / "meshca.db"):
+            call = stub.CreateCertificate.future(Request(csr=csr_pem()), metadata=joining, timeout=20)
+            _until(lambda: running.core.stores.ledger.queue_depth > 0)
+            running.loop.run(running.door.close())
+            code, _ = refusal(lambda: call.result(10))
+            assert code in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "waited 10 s in vain"
+        time.sleep(0.01)
+
+
+def _accepts(running: RunningDoor) -> bool:
+    try:
+        connect_tcp(running.addresses.token).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def handled(door: RunningDoor, code: str) -> float:
+    """How many CreateCertificate calls ended with a code."""
+    names = {"grpc_service": "istio.v1.auth.IstioCertificateService", "grpc_method": "CreateCertificate"}
+    labels = {**names, "grpc_type": "unary", "grpc_code": code}
+    return door.metrics.registry.get_sample_value("grpc_server_handled_total", labels) or 0.0
 
 
 def _hash(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -113,12 +112,6 @@ def test_the_table_is_bounded_and_forgets_who_was_away_longest() -> None:
     assert retry_after(lambda: limits.admit("first")) > 0, "it was seen just now"
     limits.admit("second")  # forgotten, hence with a full bucket
     assert len(limits._buckets) == 10_000
-
-
-def test_threads_together_get_no_more_than_one_would() -> None:
-    limits, _ = limiter(rate=0.001, burst=500)
-    with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(lambda _: admitted(limits, "a", 200), range(8))) == 500
 
 
 @given(

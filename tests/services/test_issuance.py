@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from dataclasses import replace
-from datetime import timedelta
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from itertools import count
 
 import pytest
@@ -19,11 +22,13 @@ from meshca.errors import ErrorKind, MeshcaError
 from meshca.pki.keys import KeyAlgorithm, KeyFamily
 from meshca.pki.prepare import serial_from
 from meshca.pki.profiles import IssuanceProfile
-from meshca.pki.records import CertificateRecord, LedgerQuery
+from meshca.pki.records import CertificateRecord, LedgerPage, LedgerQuery
+from meshca.ports import CertificateLedger, Signer
 from meshca.services.issuance import Issuance, IssuedChain, SigningRequest, random_serial
 from meshca.services.signing import Signing
 from meshca.spiffe.ids import SpiffeId
 from meshca.spiffe.peers import AuthenticationMethod, Caller
+from meshca.stores.memory import MemoryJoinTokenStore
 from meshca.tokens.join import JoinToken
 from tests.assets.authorities import FOUNDED
 from tests.assets.csrs import good_der, good_pem, key_of
@@ -43,14 +48,73 @@ def records(ca: FoundedCa) -> tuple[CertificateRecord, ...]:
 def refusal(ca: FoundedCa, request: SigningRequest, caller: Caller = WORKLOAD) -> MeshcaError:
     """Why a request is refused; nothing was recorded and nothing signed."""
     with pytest.raises(MeshcaError) as refused:
-        ca.issuance.issue(caller, request)
+        ca.issue(caller, request)
     assert ca.journal == []
     return refused.value
 
 
+@dataclass
+class HeldLedger:
+    """A ledger whose durable writes are answered when the test says so; `written` tells that there is one."""
+
+    inner: CertificateLedger
+    written: asyncio.Event = field(default_factory=asyncio.Event)
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def record(self, records: Sequence[CertificateRecord]) -> None:
+        raise AssertionError("not used")
+
+    async def record_async(self, records: Sequence[CertificateRecord]) -> None:
+        await self.inner.record_async(records)
+        self.written.set()
+        await self.answered.wait()
+
+    def find(self, query: LedgerQuery) -> LedgerPage:
+        return self.inner.find(query)
+
+
+class HeldJoinTokens(MemoryJoinTokenStore):
+    """A store that spends a token when the test says so; `asked` tells that it shall."""
+
+    def __init__(self, inner: MemoryJoinTokenStore) -> None:
+        super().__init__()
+        self._inner = inner
+        self.asked = threading.Event()
+        self.answered = threading.Event()
+
+    def redeem(self, token_hash: str, now: datetime) -> JoinToken:
+        self.asked.set()
+        assert self.answered.wait(10)
+        return self._inner.redeem(token_hash, now)
+
+
+@dataclass(frozen=True)
+class WatchedSigner:
+    """Notes the threads that sign."""
+
+    inner: Signer
+    threads: list[threading.Thread]
+
+    @property
+    def algorithm(self) -> KeyAlgorithm:
+        return self.inner.algorithm
+
+    @property
+    def public_key_der(self) -> bytes:
+        return self.inner.public_key_der
+
+    @property
+    def blocks(self) -> bool:
+        return self.inner.blocks
+
+    def sign(self, data: bytes) -> bytes:
+        self.threads.append(threading.current_thread())
+        return self.inner.sign(data)
+
+
 def test_recording_comes_before_signing() -> None:
     ca = found_ca()
-    issued = ca.issuance.issue(WORKLOAD, REQUEST)
+    issued = ca.issue(WORKLOAD, REQUEST)
     assert ca.journal == ["record", "sign"]
     (_, recorded), (_, signed) = ca.ledger.journal
     assert recorded == records(ca)
@@ -62,23 +126,23 @@ def test_nothing_is_signed_while_the_ledger_is_out_and_it_recovers_by_itself() -
     ca = found_ca()
     ca.ledger.out = True
     with pytest.raises(MeshcaError) as refused:
-        ca.issuance.issue(WORKLOAD, REQUEST)
+        ca.issue(WORKLOAD, REQUEST)
     assert refused.value.kind is ErrorKind.UNAVAILABLE
     with pytest.raises(MeshcaError, match="cannot be written"):
-        ca.issuance.issue_batch(WORKLOAD, [REQUEST, REQUEST])
+        ca.issue_batch(WORKLOAD, [REQUEST, REQUEST])
     assert ca.journal == ["record", "record"]
     assert records(ca) == ()
     ca.ledger.out = False
-    ca.issuance.issue(WORKLOAD, REQUEST)
+    ca.issue(WORKLOAD, REQUEST)
     assert len(records(ca)) == 1
 
 
 def test_a_serial_that_is_known_is_not_signed_again() -> None:
     ca = found_ca()
     twice = Issuance(ca.signing, ca.ledger, ca.join_tokens, ca.clock, ca.profile, lambda: serial_from(b"\7" * 20))
-    twice.issue(WORKLOAD, REQUEST)
+    asyncio.run(twice.issue(WORKLOAD, REQUEST))
     with pytest.raises(MeshcaError) as refused:
-        twice.issue(WORKLOAD, REQUEST)
+        asyncio.run(twice.issue(WORKLOAD, REQUEST))
     assert refused.value.kind is ErrorKind.CONFLICT
     assert ca.journal == ["record", "sign", "record"]
 
@@ -87,7 +151,7 @@ def test_a_serial_source_that_fails_the_lint_gets_nothing_recorded_or_signed() -
     ca = found_ca()
     weak = Issuance(ca.signing, ca.ledger, ca.join_tokens, ca.clock, ca.profile, lambda: 1)
     with pytest.raises(MeshcaError) as refused:
-        weak.issue(WORKLOAD, REQUEST)
+        asyncio.run(weak.issue(WORKLOAD, REQUEST))
     assert (refused.value.kind, refused.value.reason) == (ErrorKind.INTERNAL, "CERT_GEN_ERROR")
     assert ca.journal == []
 
@@ -98,7 +162,7 @@ def test_the_record_says_what_the_certificate_says(ttl: int, algorithm: KeyAlgor
     ca.clock.move(data.draw(st.timedeltas(timedelta(0), timedelta(days=29))))
     method = data.draw(st.sampled_from(AuthenticationMethod))
     caller = Caller(SpiffeId.parse("spiffe://example.org/repo/x"), method, "issuer https://ci.example sub x")
-    issued = ca.issuance.issue(caller, SigningRequest(good_der(key_of(algorithm)), ttl))
+    issued = ca.issue(caller, SigningRequest(good_der(key_of(algorithm)), ttl))
     certificate = x509.load_der_x509_certificate(issued.certificate.der)
     spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -125,7 +189,7 @@ def test_the_record_says_what_the_certificate_says(ttl: int, algorithm: KeyAlgor
 
 def test_the_answer_carries_the_chain_and_the_bundle_it_was_signed_under() -> None:
     ca = found_ca()
-    issued = ca.issuance.issue(WORKLOAD, REQUEST)
+    issued = ca.issue(WORKLOAD, REQUEST)
     leaf = x509.load_der_x509_certificate(issued.certificate.der)
     chain = [x509.load_pem_x509_certificate(pem.encode()) for pem in issued.state.issuer.pem_chain]
     roots = list(issued.state.bundle.certificates)
@@ -141,14 +205,14 @@ def test_the_answer_carries_the_chain_and_the_bundle_it_was_signed_under() -> No
 )
 def test_the_ttl_is_the_wish_or_the_default(ttl: int, life: timedelta) -> None:
     ca = found_ca()
-    prepared = ca.issuance.issue(WORKLOAD, SigningRequest(CSR, ttl)).certificate.prepared
+    prepared = ca.issue(WORKLOAD, SigningRequest(CSR, ttl)).certificate.prepared
     assert prepared.not_after - FOUNDED == life
 
 
 def test_a_ttl_that_reaches_beyond_the_issuer_is_cut_there() -> None:
     ca = found_ca()
     ca.clock.move(timedelta(days=30, hours=-1))
-    prepared = ca.issuance.issue(WORKLOAD, SigningRequest(CSR, 86400)).certificate.prepared
+    prepared = ca.issue(WORKLOAD, SigningRequest(CSR, 86400)).certificate.prepared
     assert prepared.not_after == FOUNDED + timedelta(days=30)
 
 
@@ -170,7 +234,12 @@ def test_nothing_is_signed_when_the_clock_stands_before_the_issuers_life() -> No
 def test_nothing_is_signed_before_an_authority_is_loaded() -> None:
     ca = found_ca()
     unready = Issuance(Signing(ca.watch), ca.ledger, ca.join_tokens, ca.clock, ca.profile)
-    for call in (lambda: unready.issue(WORKLOAD, REQUEST), lambda: unready.issue_batch(WORKLOAD, []), unready.bundle):
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: asyncio.run(unready.issue(WORKLOAD, REQUEST)),
+        lambda: asyncio.run(unready.issue_batch(WORKLOAD, [])),
+        unready.bundle,
+    )
+    for call in calls:
         with pytest.raises(MeshcaError) as refused:
             call()
         assert (refused.value.kind, refused.value.reason) == (ErrorKind.INTERNAL, "CA_NOT_READY")
@@ -253,7 +322,7 @@ def test_a_caller_of_another_trust_domain_gets_nothing() -> None:
 
 
 def test_asking_for_ones_own_identity_by_name_is_allowed() -> None:
-    issued = found_ca().issuance.issue(WORKLOAD, SigningRequest(CSR, spiffe_id=str(WORKLOAD.id)))
+    issued = found_ca().issue(WORKLOAD, SigningRequest(CSR, spiffe_id=str(WORKLOAD.id)))
     assert issued.grant.subject == WORKLOAD.id
 
 
@@ -269,18 +338,82 @@ def test_a_join_token_is_spent_by_the_certificate_and_by_nothing_else() -> None:
     caller = joining(ca)
     refusal(ca, BAD, caller)
     refusal(ca, replace(REQUEST, ttl_seconds=10**9), caller)
-    ca.issuance.issue(caller, REQUEST)
+    asyncio.run(ca.issuance.issue(caller, REQUEST))
     with pytest.raises(MeshcaError) as refused:
-        ca.issuance.issue(caller, REQUEST)
+        asyncio.run(ca.issuance.issue(caller, REQUEST))
     assert refused.value.kind is ErrorKind.UNAUTHENTICATED
     assert ca.journal == ["record", "sign", "record"]  # the loser was recorded, and never signed
+
+
+async def test_who_is_cancelled_while_the_ledger_writes_leaves_a_record_and_no_signature() -> None:
+    ca = found_ca()
+    ledger = HeldLedger(ca.ledger)
+    issuance = Issuance(ca.signing, ledger, ca.join_tokens, ca.clock, ca.profile)
+    call = asyncio.create_task(issuance.issue(joining(ca), REQUEST))
+    await ledger.written.wait()
+    call.cancel()
+    await asyncio.wait((call,))
+    assert call.cancelled()
+    assert ca.journal == ["record"]
+    assert len(records(ca)) == 1
+    assert ca.join_tokens.find("5" * 64, FOUNDED).spiffe_id == WORKLOAD.id, "the join token is still good"
+
+
+async def test_others_are_served_while_the_ledger_writes() -> None:
+    ca = found_ca()
+    ledger = HeldLedger(ca.ledger)
+    held = Issuance(ca.signing, ledger, ca.join_tokens, ca.clock, ca.profile)
+    call = asyncio.create_task(held.issue(WORKLOAD, REQUEST))
+    await ledger.written.wait()
+    await ca.issuance.issue(WORKLOAD, REQUEST)
+    assert not call.done()
+    ledger.answered.set()
+    assert (await call).grant.subject == WORKLOAD.id
+    assert ca.journal == ["record", "record", "sign", "sign"]
+
+
+async def test_others_are_served_while_a_join_token_is_spent() -> None:
+    ca = found_ca()
+    store = HeldJoinTokens(ca.join_tokens)
+    held = Issuance(ca.signing, ca.ledger, store, ca.clock, ca.profile)
+    call = asyncio.create_task(held.issue(joining(ca), REQUEST))
+    try:
+        assert await asyncio.to_thread(store.asked.wait, 10)
+        await ca.issuance.issue(WORKLOAD, REQUEST)
+        assert not call.done()
+    finally:
+        store.answered.set()
+    assert (await call).grant.subject == WORKLOAD.id
+
+
+@pytest.mark.parametrize(("algorithm", "on_the_loop"), [(KeyAlgorithm.P256, True), (KeyAlgorithm.RSA2048, False)])
+async def test_a_signer_that_blocks_does_not_sign_on_the_loop(algorithm: KeyAlgorithm, on_the_loop: bool) -> None:
+    ca = found_ca(algorithm=algorithm)
+    threads: list[threading.Thread] = []
+    state = ca.signing.current()
+    ca.signing.publish(replace(state, signer=WatchedSigner(state.signer, threads)), ca.signing.moment())
+    await ca.issuance.issue(WORKLOAD, REQUEST)
+    answers = await ca.issuance.issue_batch(WORKLOAD, [REQUEST] * 2)
+    assert all(isinstance(answer, IssuedChain) for answer in answers)
+    assert [thread is threading.current_thread() for thread in threads] == [on_the_loop] * 3
+
+
+async def test_others_have_their_turn_during_a_large_batch() -> None:
+    ca = found_ca()
+    batch = asyncio.create_task(ca.issuance.issue_batch(WORKLOAD, [REQUEST] * 40))
+    turns = 0
+    while not batch.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= 10
+    assert all(isinstance(answer, IssuedChain) for answer in batch.result())
 
 
 def test_a_batch_is_recorded_once_and_answers_in_order() -> None:
     ca = found_ca()
     others = [SigningRequest(good_pem(key_of(KeyAlgorithm.P256, index))) for index in range(1, 4)]
     stranger = replace(REQUEST, spiffe_id="spiffe://example.org/x")
-    answers = ca.issuance.issue_batch(
+    answers = ca.issue_batch(
         WORKLOAD, [BAD, REQUEST, others[0], stranger, others[1], replace(REQUEST, ttl_seconds=10**9)]
     )
     kinds = [answer.kind if isinstance(answer, MeshcaError) else "issued" for answer in answers]
@@ -292,8 +425,8 @@ def test_a_batch_is_recorded_once_and_answers_in_order() -> None:
 
 def test_a_batch_without_a_good_one_touches_neither_ledger_nor_key() -> None:
     ca = found_ca()
-    assert [isinstance(answer, MeshcaError) for answer in ca.issuance.issue_batch(WORKLOAD, [BAD, BAD])] == [True, True]
-    assert ca.issuance.issue_batch(WORKLOAD, []) == []
+    assert [isinstance(answer, MeshcaError) for answer in ca.issue_batch(WORKLOAD, [BAD, BAD])] == [True, True]
+    assert ca.issue_batch(WORKLOAD, []) == []
     assert ca.journal == []
 
 
@@ -309,7 +442,7 @@ def test_each_request_of_a_batch_gets_what_it_would_get_alone(shape: list[str]) 
         ca.profile,
         lambda: serial_from(next(serials).to_bytes(20, "big")),
     )
-    answers = batch.issue_batch(WORKLOAD, [REQUEST if kind == "good" else BAD for kind in shape])
+    answers = asyncio.run(batch.issue_batch(WORKLOAD, [REQUEST if kind == "good" else BAD for kind in shape]))
     assert ["good" if isinstance(answer, IssuedChain) else "bad" for answer in answers] == shape
     assert len({a.certificate.prepared.serial for a in answers if isinstance(a, IssuedChain)}) == shape.count("good")
     assert ca.journal == (["record"] + ["sign"] * shape.count("good") if "good" in shape else [])
@@ -317,7 +450,7 @@ def test_each_request_of_a_batch_gets_what_it_would_get_alone(shape: list[str]) 
 
 def test_families_that_configuration_allows_are_issued() -> None:
     profile = IssuanceProfile(key_types=frozenset({KeyFamily.ED25519}))
-    issued = found_ca(profile=profile).issuance.issue(WORKLOAD, SigningRequest(good_pem(key_of(KeyAlgorithm.ED25519))))
+    issued = found_ca(profile=profile).issue(WORKLOAD, SigningRequest(good_pem(key_of(KeyAlgorithm.ED25519))))
     assert issued.grant.subject == WORKLOAD.id
 
 

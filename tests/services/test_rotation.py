@@ -83,7 +83,7 @@ def test_the_door_signs_with_the_new_issuer_at_once_and_the_bundle_stays() -> No
     assert active is not None
     assert after.issuer.authority_id == active.id != before.issuer.authority_id
     assert after.bundle == before.bundle
-    assert ca.issuance.issue(WORKLOAD, SigningRequest(CSR)).certificate.prepared.issuer_id == active.id
+    assert ca.issue(WORKLOAD, SigningRequest(CSR)).certificate.prepared.issuer_id == active.id
 
 
 def test_a_server_that_was_down_for_a_year_replaces_its_expired_issuer_in_one_tick() -> None:
@@ -92,9 +92,9 @@ def test_a_server_that_was_down_for_a_year_replaces_its_expired_issuer_in_one_ti
     ca.restart()
     ca.rotation.refresh()
     with pytest.raises(MeshcaError, match="can sign no more"):
-        ca.issuance.issue(WORKLOAD, SigningRequest(CSR))
+        ca.issue(WORKLOAD, SigningRequest(CSR))
     assert ca.rotation.tick() == 3  # prepare, activate, prune
-    ca.issuance.issue(WORKLOAD, SigningRequest(CSR))
+    ca.issue(WORKLOAD, SigningRequest(CSR))
     assert states(ca) == ["active"]
 
 
@@ -131,7 +131,7 @@ def test_an_authority_whose_key_is_lost_is_not_activated() -> None:
     assert states(ca) == ["active", "prepared"]
     ca.restart()
     ca.rotation.refresh()
-    ca.issuance.issue(WORKLOAD, SigningRequest(CSR))
+    ca.issue(WORKLOAD, SigningRequest(CSR))
 
 
 def test_of_two_servers_one_wins_and_the_other_follows() -> None:
@@ -267,7 +267,7 @@ def test_no_leaf_is_ever_cut_short_by_more_than_a_tick_was_late(
         assert before_tick.not_after > now
         assert before_tick.not_after - now >= longest - late - SECOND
         ca.rotation.tick()
-        issued = ca.issuance.issue(WORKLOAD, SigningRequest(CSR, int(longest.total_seconds())))
+        issued = ca.issue(WORKLOAD, SigningRequest(CSR, int(longest.total_seconds())))
         assert issued.certificate.prepared.not_after == (now + longest).replace(microsecond=0)
 
 
@@ -277,7 +277,7 @@ def test_a_clock_that_ran_ahead_and_was_set_right_does_not_stop_issuance_until_i
     ca.rotation.tick()
     ca.clock.move(-40 * DAY)
     ca.rotation.tick()
-    issued = ca.issuance.issue(WORKLOAD, SigningRequest(CSR))
+    issued = ca.issue(WORKLOAD, SigningRequest(CSR))
     assert issued.certificate.prepared.not_before <= ca.clock.now()
     assert issued.state.issuer.not_before <= ca.clock.now()
 
@@ -351,10 +351,10 @@ class Rotations(RuleBasedStateMachine):
         now, issuer = self.ca.clock.now(), self.ca.signing.current().issuer
         if not issuer.not_before <= now < issuer.not_after:
             with pytest.raises(MeshcaError) as refused:
-                self.ca.issuance.issue(WORKLOAD, SigningRequest(CSR, 86400))
+                self.ca.issue(WORKLOAD, SigningRequest(CSR, 86400))
             assert refused.value.reason == "CERT_GEN_ERROR"
             return
-        prepared = self.ca.issuance.issue(WORKLOAD, SigningRequest(CSR, 86400)).certificate.prepared
+        prepared = self.ca.issue(WORKLOAD, SigningRequest(CSR, 86400)).certificate.prepared
         assert issuer.not_before <= prepared.not_before <= now < prepared.not_after <= issuer.not_after
 
     @invariant()

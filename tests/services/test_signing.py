@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -25,14 +26,14 @@ LONGEST = int(POLICY.max_leaf_ttl.total_seconds())
 
 def refusal(ca: FoundedCa) -> MeshcaError:
     with pytest.raises(MeshcaError) as refused:
-        ca.issuance.issue(WORKLOAD, SigningRequest(CSR))
+        ca.issue(WORKLOAD, SigningRequest(CSR))
     return refused.value
 
 
 def test_nothing_is_signed_with_authorities_that_could_not_be_read_for_too_long() -> None:
     ca = found_ca()
     ca.watch.seconds += LIMIT
-    ca.issuance.issue(WORKLOAD, SigningRequest(CSR))
+    ca.issue(WORKLOAD, SigningRequest(CSR))
     ca.forget_journal()
     ca.watch.seconds += 1
     refused = refusal(ca)
@@ -42,7 +43,7 @@ def test_nothing_is_signed_with_authorities_that_could_not_be_read_for_too_long(
     )
     assert ca.journal == []
     with pytest.raises(MeshcaError, match="nothing is signed"):
-        ca.issuance.issue_batch(WORKLOAD, [SigningRequest(CSR)])
+        ca.issue_batch(WORKLOAD, [SigningRequest(CSR)])
 
 
 @pytest.mark.parametrize("look", ["refresh", "tick"])
@@ -52,7 +53,7 @@ def test_a_look_that_finds_the_same_authorities_confirms_them(look: str) -> None
         ca.watch.seconds += LIMIT
         getattr(ca.rotation, look)()
     ca.watch.seconds += LIMIT
-    ca.issuance.issue(WORKLOAD, SigningRequest(CSR))
+    ca.issue(WORKLOAD, SigningRequest(CSR))
 
 
 def test_a_step_of_ones_own_confirms_what_it_made() -> None:
@@ -61,7 +62,7 @@ def test_a_step_of_ones_own_confirms_what_it_made() -> None:
         ca.clock.moment = FOUNDED + timedelta(days=day)
         ca.watch.seconds += LIMIT + 1
         ca.rotation.tick()
-        ca.issuance.issue(WORKLOAD, SigningRequest(CSR))
+        ca.issue(WORKLOAD, SigningRequest(CSR))
 
 
 def test_a_look_that_fails_confirms_nothing_and_the_next_that_succeeds_does() -> None:
@@ -74,7 +75,7 @@ def test_a_look_that_fails_confirms_nothing_and_the_next_that_succeeds_does() ->
     assert refusal(ca).kind is ErrorKind.UNAVAILABLE
     ca.store.out = False
     ca.rotation.refresh()
-    ca.issuance.issue(WORKLOAD, SigningRequest(CSR))
+    ca.issue(WORKLOAD, SigningRequest(CSR))
 
 
 def test_a_ring_that_was_read_but_cannot_be_signed_with_confirms_nothing() -> None:
@@ -152,7 +153,7 @@ def test_what_is_issued_unaware_of_an_activation_does_not_outlive_what_is_known_
     saving: int, late: int
 ) -> None:
     deaf, old = after_an_activation(saving, late)
-    issued = deaf.issue(WORKLOAD, SigningRequest(CSR, LONGEST)).certificate.prepared
+    issued = asyncio.run(deaf.issue(WORKLOAD, SigningRequest(CSR, LONGEST))).certificate.prepared
     assert issued.issuer_id == old.id
     assert old.last_leaf_not_after is not None
     assert issued.not_after <= old.last_leaf_not_after
@@ -162,5 +163,5 @@ def test_what_is_issued_unaware_of_an_activation_does_not_outlive_what_is_known_
 def test_who_does_not_hear_of_an_activation_in_time_issues_nothing(late: int) -> None:
     deaf, _ = after_an_activation(0, late)
     with pytest.raises(MeshcaError) as refused:
-        deaf.issue(WORKLOAD, SigningRequest(CSR, LONGEST))
+        asyncio.run(deaf.issue(WORKLOAD, SigningRequest(CSR, LONGEST)))
     assert refused.value.kind is ErrorKind.UNAVAILABLE

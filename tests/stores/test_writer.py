@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -21,17 +20,7 @@ from meshca.stores.writer import Writer, WriterLimits
 from tests.contracts.crowd import all_at_once
 from tests.contracts.join_token_store import a_token
 from tests.contracts.ledger import a_record, serials
-
-
-@contextmanager
-def writing_blocked(path: Path) -> Iterator[None]:
-    """Another process's turn to write, which lasts."""
-    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
+from tests.stores.blocking import writing_blocked
 
 
 @contextmanager
@@ -67,6 +56,58 @@ def test_a_caller_does_not_wait_for_ever_and_the_outcome_stands_later(path: Path
         until(lambda: stores.ledger.queue_depth == 0)
         assert serials(stores.ledger) == [1]
         assert stores.ledger.lag() == 0
+
+
+async def test_a_coroutine_does_not_wait_for_ever_nor_hold_its_loop(path: Path) -> None:
+    with opened(path, WriterLimits(timeout=0.1)) as stores:
+        with writing_blocked(path):
+            began = time.monotonic()
+            waiting = asyncio.create_task(stores.ledger.record_async([a_record(1)]))
+            await asyncio.sleep(0)
+            assert time.monotonic() - began < 0.1
+            with pytest.raises(MeshcaError, match="no answer") as caught:
+                await waiting
+            assert caught.value.kind is ErrorKind.UNAVAILABLE
+        until(lambda: stores.ledger.queue_depth == 0)
+        assert serials(stores.ledger) == [1]
+
+
+async def test_the_rows_of_a_cancelled_coroutine_are_written_still(path: Path) -> None:
+    with opened(path, WriterLimits()) as stores:
+        with writing_blocked(path):
+            waiting = asyncio.create_task(stores.ledger.record_async([a_record(1)]))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait((waiting,))
+            assert waiting.cancelled()
+        until(lambda: stores.ledger.queue_depth == 0)
+        assert serials(stores.ledger) == [1]
+
+
+def test_a_loop_that_is_gone_stops_no_writer(path: Path) -> None:
+    with opened(path, WriterLimits()) as stores:
+        with writing_blocked(path):
+            loop = asyncio.new_event_loop()
+            waiting = loop.create_task(stores.ledger.record_async([a_record(1)]))
+            loop.run_until_complete(asyncio.sleep(0))
+            waiting.cancel()
+            loop.run_until_complete(asyncio.wait((waiting,)))
+            loop.close()
+        stores.ledger.record([a_record(2)])
+        assert sorted(serials(stores.ledger)) == [1, 2]
+
+
+async def test_threads_and_coroutines_share_a_flush(path: Path) -> None:
+    with opened(path, WriterLimits()) as stores:
+        before = stores.ledger.flushes
+        with writing_blocked(path):
+            threads = [asyncio.to_thread(stores.ledger.record, [a_record(i)]) for i in range(3)]
+            coroutines = [stores.ledger.record_async([a_record(10 + i)]) for i in range(10)]
+            everybody = asyncio.gather(*threads, *coroutines)
+            await asyncio.to_thread(until, lambda: stores.ledger.queue_depth == 13)
+        await everybody
+        assert stores.ledger.flushes - before <= 2
+        assert len(serials(stores.ledger)) == 13
 
 
 def test_what_would_wait_beyond_the_bound_is_refused_with_a_hint(path: Path) -> None:
