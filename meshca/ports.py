@@ -10,14 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
+from meshca.authority.evidence import BundleFact
+from meshca.authority.journal import JournalEntry
 from meshca.authority.ring import AuthorityRing
 from meshca.pki.keys import KeyAlgorithm
 from meshca.pki.records import CertificateRecord, LedgerPage, LedgerQuery
 from meshca.spiffe.peers import Caller, Peer
 from meshca.tokens.join import JoinToken
 from meshca.tokens.jwks import JwksDocument
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -81,6 +85,14 @@ class KeyManager(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Tail(Generic[T]):
+    """The next part of a log and the cursor behind it; an empty part means that nothing is left for now."""
+
+    items: tuple[T, ...]
+    cursor: int
+
+
 class CertificateLedger(Protocol):
     """The append-only record of every certificate."""
 
@@ -104,6 +116,32 @@ class CertificateLedger(Protocol):
         """The records that match, newest first."""
         ...
 
+    def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateRecord]:
+        """What was recorded after the cursor `after` (0: from the beginning) and has not expired by `now`: the oldest
+        `limit` of it, in the order of recording. Raises UNAVAILABLE."""
+        ...
+
+
+class EvidenceStore(Protocol):
+    """Keeps what relying parties have shown to hold, so that it survives a restart and reaches every process."""
+
+    def add(self, facts: Sequence[BundleFact]) -> None:
+        """Returns when all of `facts` are durable, which concurrent calls share, and those of the ledger.
+
+        Raises UNAVAILABLE and EXHAUSTED as recording a certificate does, and INTERNAL (a value that no fact may have,
+        such as a time with a fraction of a second).
+        """
+        ...
+
+    def tail(self, after: int, now: datetime, limit: int) -> Tail[BundleFact]:
+        """What was added after the cursor `after` (0: from the beginning) and has not ended by `now`: the oldest
+        `limit` of it, in the order of adding. Raises UNAVAILABLE."""
+        ...
+
+    def prune(self, now: datetime) -> int:
+        """Forgets facts that ended; how many. Raises UNAVAILABLE."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class StoredRing:
@@ -120,8 +158,15 @@ class AuthorityStore(Protocol):
         """The ring. Raises NOT_FOUND where none was ever saved, INTERNAL where it cannot be read back."""
         ...
 
-    def save(self, ring: AuthorityRing, *, expected_revision: int) -> StoredRing:
-        """Saves durably if the stored revision is still `expected_revision` (0: nothing stored yet), else CONFLICT."""
+    def save(self, ring: AuthorityRing, *, expected_revision: int, entries: Sequence[JournalEntry] = ()) -> StoredRing:
+        """Saves durably if the stored revision is still `expected_revision` (0: nothing stored yet), else CONFLICT.
+
+        `entries` go into the journal in the same durable step.
+        """
+        ...
+
+    def journal(self, limit: int) -> tuple[JournalEntry, ...]:
+        """The latest `limit` entries of the journal, newest first. Raises UNAVAILABLE."""
         ...
 
 

@@ -1,4 +1,4 @@
-# Sourced by scripts/test and scripts/quickstart: the virtual environment in .venv, installed from the lock files.
+# Sourced by the other scripts: the virtual environment in .venv, installed from the lock files.
 # shellcheck shell=bash
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -93,7 +93,7 @@ def _read(
         mtls: ServerAddress | None = mtls_address(answer.mtls_address, server)
     else:
         mtls = None if held is None else held.mtls
-    return verified_identity(svid, _bundle(answer.bundle), mtls, received_at=now, now=now)
+    return verified_identity(svid, parse_bundle(answer.bundle), mtls, received_at=now, now=now)
 
 
 def _leaf_spki(leaf: x509.Certificate) -> bytes:
@@ -103,11 +103,12 @@ def _leaf_spki(leaf: x509.Certificate) -> bytes:
         raise _bad("the public key of its certificate cannot be read") from error
 
 
-def _bundle(bundle: pb.TrustBundle) -> TrustBundle:
+def parse_bundle(bundle: pb.TrustBundle) -> TrustBundle:
+    """The bundle that the server sent. Raises INVALID where it is empty, too large, or not made of CA certificates."""
     if len(bundle.x509_authorities) > MAX_AUTHORITIES:
-        raise _bad(f"its trust bundle has {len(bundle.x509_authorities)} roots: at most {MAX_AUTHORITIES} are read")
+        raise invalid(f"the trust bundle has {len(bundle.x509_authorities)} roots: at most {MAX_AUTHORITIES} are read")
     if bundle.sequence < 0:
-        raise _bad(f"its trust bundle has the sequence {bundle.sequence}")
+        raise invalid(f"the trust bundle has the sequence {bundle.sequence}")
     authorities = tuple(bytes(der) for der in bundle.x509_authorities)
     hint = max(bundle.refresh_hint_seconds, 0)
     return TrustBundle(TrustDomain(bundle.trust_domain), authorities, bundle.sequence, hint)

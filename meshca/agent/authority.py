@@ -12,6 +12,7 @@ import grpc.aio
 
 from meshca.agent.addresses import ServerAddress
 from meshca.agent.answers import accept_answer, pushback, refusal
+from meshca.agent.channels import open_channel, svid_credentials
 from meshca.agent.identity import AgentIdentity
 from meshca.agent.keys import KeyRequest, new_key_request
 from meshca.agent.tokens import TokenSource
@@ -92,13 +93,7 @@ class GrpcCertificateAuthority:
             return await self._obtain_by_token(held, after=error)
 
     async def _obtain_by_svid(self, held: AgentIdentity, address: ServerAddress) -> AgentIdentity:
-        svid = held.svid
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=held.bundle.pem.encode("ascii"),
-            private_key=svid.private_key_pem,
-            certificate_chain=svid.chain_pem.encode("ascii"),
-        )
-        return await self._ask(address, credentials, (), held)
+        return await self._ask(address, svid_credentials(held), (), held)
 
     async def _obtain_by_token(self, held: AgentIdentity | None, after: MeshcaError | None = None) -> AgentIdentity:
         try:
@@ -129,7 +124,7 @@ class GrpcCertificateAuthority:
         held: AgentIdentity | None,
     ) -> AgentIdentity:
         request = await asyncio.to_thread(new_key_request, self._wish.key_algorithm)
-        async with grpc.aio.secure_channel(address.target, credentials, options=self._options()) as channel:
+        async with self._channel(address, credentials) as channel:
             try:
                 answer = await CertificateServiceStub(channel).SignCertificates(
                     self._message(request), metadata=metadata, timeout=self._deadline.total_seconds()
@@ -142,18 +137,14 @@ class GrpcCertificateAuthority:
         ttl = 0 if self._wish.ttl is None else max(int(self._wish.ttl.total_seconds()), 1)
         return pb.SignCertificatesRequest(requests=[pb.SigningRequest(csr=request.csr, ttl_seconds=ttl)])
 
-    def _options(self) -> list[tuple[str, object]]:
-        options: list[tuple[str, object]] = [
-            ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
-            ("grpc.min_reconnect_backoff_ms", round(self._deadline.total_seconds() * 1000)),  # bounds connecting, too
-            ("grpc.use_local_subchannel_pool", 1),  # no backoff that an earlier channel left behind
-            ("grpc.enable_retries", 0),  # when to try again is decided by `renewal`
-            ("grpc.enable_http_proxy", 0),  # an environment meant for web traffic must not redirect identities
-        ]
-        if self._endpoint.server_name is not None:
-            options.append(("grpc.ssl_target_name_override", self._endpoint.server_name))
-            options.append(("grpc.default_authority", self._endpoint.server_name))
-        return options
+    def _channel(self, address: ServerAddress, credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
+        return open_channel(
+            address,
+            credentials,
+            server_name=self._endpoint.server_name,
+            connect_within=self._deadline,
+            max_receive=MAX_ANSWER_BYTES,
+        )
 
 
 def _refusal(address: ServerAddress, error: grpc.aio.AioRpcError) -> MeshcaError:

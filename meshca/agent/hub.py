@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import structlog
 
+from meshca.agent.memory import ProxyMemory
 from meshca.agent.proxies import ProxyRegistry
 from meshca.agent.publication import Publication
+from meshca.agent.relying import Debt, RelyingProxies, Standing
 from meshca.errors import exhausted, unavailable
 from meshca.ports import Clock
+from meshca.services.streams import DiscoveryStream, new_nonces
 from meshca.xds.effects import Acked, Effect, Nacked, Send
 from meshca.xds.snapshot import SECRET_TYPE, Snapshot
 from meshca.xds.stream import StreamMode, XdsStream
@@ -27,24 +30,70 @@ _log = structlog.get_logger("meshca.agent")
 class SecretHub:
     """Publishes secrets to streams. Each stream has a mailbox of one: a slow proxy skips versions and slows nobody."""
 
-    def __init__(self, clock: Clock, *, max_streams: int = MAX_STREAMS, trust_wait: timedelta = TRUST_WAIT) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        max_streams: int = MAX_STREAMS,
+        trust_wait: timedelta = TRUST_WAIT,
+        memory: ProxyMemory | None = None,
+    ) -> None:
         self._clock = clock
+        self._memory = memory
         self._max_streams = max_streams
         self._trust_wait = trust_wait
         self._streams: set[SecretStream] = set()
         self._current: Publication | None = None
         self._published = asyncio.Event()
         self._progress = asyncio.Event()
+        self._moves = 0
+        self._remembered = 0
+        self._nonces = new_nonces()
         self._closing = False
         self.proxies = ProxyRegistry()
+        self.relying = RelyingProxies()
 
     async def publish(self, publication: Publication) -> None:
         """Serves it from now on: changed trust first and, once every live stream that wants trust gave its verdict on
-        that (or after five seconds), the identity (law 4)."""
-        if self._current is not None and self._current.trust_versions != publication.trust_versions:
+        that (or after five seconds), the identity (law 4), if that changed too."""
+        if self._current is None:
+            await self._recall(publication)
+        elif self._current.trust_versions != publication.trust_versions:
             self._serve(self._current.with_trust_of(publication))
-            await self._trust_taken(publication.trust_versions)
+            if self._current.identity != publication.identity:
+                await self._trust_taken(publication.trust_versions)
         self._serve(publication)
+
+    def debts(self) -> tuple[Debt, ...]:
+        """Which proxies have not accepted the trust that is served now, though they rely on it."""
+        return self.relying.debts(self._clock.now())
+
+    async def remember(self, *, verdicts: bool = False) -> bool:
+        """Returns once the relying proxies are on the disk, so that a restart does not lose them; whether they are.
+
+        With `verdicts` also what each has accepted, which a restart may lose: then it is asked for again.
+        """
+        revision = self.relying.revision
+        if self._memory is None or (revision == self._remembered and not verdicts):
+            return True
+        kept = await self._memory.keep(lambda: self.relying.known(self._clock.now()))
+        if kept:
+            self._remembered = max(self._remembered, revision)
+        return kept
+
+    @property
+    def moves(self) -> int:
+        """How often a verdict was heard or a stream ended."""
+        return self._moves
+
+    async def progress(self, seen: int, seconds: float) -> int:
+        """Returns once more has happened to verdicts than `seen`, or after that time: how much has."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._moves == seen:
+                    self._progress.clear()
+                    await self._progress.wait()
+        return self._moves
 
     def fetchable(self) -> Snapshot:
         """What a caller without a stream may see. Raises UNAVAILABLE before there is anything."""
@@ -59,22 +108,16 @@ class SecretHub:
             raise unavailable("this agent is stopping")
         if len(self._streams) >= self._max_streams:
             raise exhausted(f"{len(self._streams)} streams are open: no more are taken")
-        xds = XdsStream(mode, frozenset((SECRET_TYPE,)), lambda: secrets.token_hex(8), aggregated=aggregated)
+        xds = XdsStream(mode, frozenset((SECRET_TYPE,)), self._nonces, aggregated=aggregated)
         stream = SecretStream(self, xds, self._clock)
         self._streams.add(stream)
         return stream
 
     def close(self) -> None:
-        """Ends all streams; each returns as soon as it is not writing."""
+        """Ends all streams."""
         self._closing = True
-        self._published.set()
         for stream in self._streams:
-            stream.wake()
-
-    @property
-    def closing(self) -> bool:
-        """Whether streams are to end."""
-        return self._closing
+            stream.end()
 
     async def first_publication(self) -> None:
         """Returns once there is something to serve (or the agent stops). Until then no request is even looked at: an
@@ -89,17 +132,37 @@ class SecretHub:
     def forget(self, stream: SecretStream) -> None:
         """The stream is over."""
         self._streams.discard(stream)
-        self._progress.set()
+        self.relying.left(stream, stream.node_id, self._clock.now())
+        self._moved()
 
-    def progressed(self) -> None:
-        """A stream heard a verdict."""
+    def heard(self, stream: SecretStream, gives: Collection[str]) -> None:
+        """A stream heard its peer, or is about to give it the secrets of these names."""
+        if self._current is None:
+            return
+        if any(resource.name in gives for resource in self._current.identity):
+            self.relying.gave(stream.node_id, self._current.not_after)
+        standing = stream.standing(self._current.trust_versions)
+        if self.relying.stands(stream, stream.node_id, standing, self._clock.now(), stream.refusal):
+            self._moved()
+
+    def _moved(self) -> None:
+        self._moves += 1
         self._progress.set()
 
     def _serve(self, publication: Publication) -> None:
         self._current = publication
+        self.relying.served(publication.trust_version)
         self._published.set()
         for stream in self._streams:
             stream.wake()
+
+    async def _recall(self, publication: Publication) -> None:
+        """What was known before a restart. Where that is lost, somebody may hold a certificate as long as the one to be
+        served."""
+        known = () if self._memory is None else await self._memory.recall()
+        self.relying = RelyingProxies(known or ())
+        if known is None:
+            self.relying.add_unnamed(publication.not_after)
 
     async def _trust_taken(self, versions: dict[str, str]) -> None:
         try:
@@ -112,55 +175,73 @@ class SecretHub:
             _log.warning("trust_not_taken_in_time", nodes=nodes[:20], count=len(nodes))
 
     def _behind(self, versions: dict[str, str]) -> list[str]:
-        return [stream.node_id for stream in self._streams if stream.owes_verdict(versions)]
+        return [stream.node_id for stream in self._streams if stream.standing(versions) is Standing.OWES]
 
 
-class SecretStream:
-    """One stream: requests in, responses out."""
+class SecretStream(DiscoveryStream):
+    """One proxy's stream."""
+
+    __slots__ = ("_clock", "_hub", "_name", "_refusal")
 
     def __init__(self, hub: SecretHub, xds: XdsStream, clock: Clock) -> None:
+        super().__init__(xds)
         self._hub = hub
         self._clock = clock
-        self._xds = xds
-        self._woken = asyncio.Event()
         self._name: str | None = None
+        self._refusal = ""
+
+    @property
+    def refusal(self) -> str:
+        """Why the peer refused something last; redacted, empty where it never did."""
+        return self._refusal
 
     @property
     def node_id(self) -> str:
         """The peer's name for itself as of its first request; empty before, or where it gave none."""
         return self._name or ""
 
-    def wake(self) -> None:
-        """There is something new."""
-        self._woken.set()
+    def standing(self, versions: dict[str, str]) -> Standing:
+        """What its peer did about these versions of the names that it wants."""
+        names = self.xds.subscribed(SECRET_TYPE) & versions.keys()
+        if not names:
+            return Standing.APART
+        accepted, parked = self.xds.accepted(SECRET_TYPE), self.xds.parked(SECRET_TYPE)
+        behind = [name for name in names if accepted.get(name) != versions[name]]
+        if not behind:
+            return Standing.HOLDS
+        refused = any(versions[name] in parked.get(name, frozenset()) for name in behind)
+        owes = any(versions[name] not in parked.get(name, frozenset()) for name in behind)
+        return Standing.REFUSED if refused and not owes else Standing.OWES
 
-    def owes_verdict(self, versions: dict[str, str]) -> bool:
-        """Whether it wants one of these names and neither accepted nor refused that version of it."""
-        accepted, parked = self._xds.accepted(SECRET_TYPE), self._xds.parked(SECRET_TYPE)
-        return any(
-            accepted.get(name) != versions[name] and versions[name] not in parked.get(name, frozenset())
-            for name in self._xds.subscribed(SECRET_TYPE) & versions.keys()
-        )
-
-    async def run(self, requests: AsyncIterator[Any], write: Callable[[Any], Awaitable[None]]) -> None:
-        """Serves until the peer or the agent ends the stream. Raises what `XdsStream.receive` raises."""
+    async def ready(self) -> None:
+        """See `DiscoveryStream`."""
         await self._hub.first_publication()
-        reading, waking = _task(_next(requests)), _task(self._woken.wait())
-        try:
-            while not self._hub.closing:
-                await asyncio.wait((reading, waking), return_when=asyncio.FIRST_COMPLETED)
-                if waking.done():
-                    self._woken.clear()
-                    waking = _task(self._woken.wait())
-                    await self._answer(self._xds.push(self._hub.visible_to(self._xds)), write)
-                if reading.done():
-                    request = reading.result()
-                    if request is None:
-                        return
-                    await self._answer(self._receive(request), write)
-                    reading = _task(_next(requests))
-        finally:
-            await _end(reading, waking)
+
+    def visible(self) -> Snapshot:
+        """See `DiscoveryStream`."""
+        return self._hub.visible_to(self.xds)
+
+    def receive(self, request: Any) -> list[Effect]:
+        """See `DiscoveryStream`. The first request that is in order makes the proxy known."""
+        effects = super().receive(request)
+        if self._name is None:
+            self._name = self.xds.node_id
+            self._hub.proxies.opened(self.node_id, self._clock.now())
+        return effects
+
+    def heard(self, effects: Sequence[Effect]) -> None:
+        """Tells registry and log what was learnt."""
+        for effect in effects:
+            if isinstance(effect, Acked):
+                self._hub.proxies.accepted(self.node_id, effect.versions)
+            elif isinstance(effect, Nacked):
+                self._refused(effect)
+        if self._name is not None:
+            self._hub.heard(self, {name for effect in effects if isinstance(effect, Send) for name in effect.versions})
+
+    async def before_sending(self) -> None:
+        """See `DiscoveryStream`. Who may have a certificate is known before it can have one."""
+        await self._hub.remember()
 
     def close(self) -> None:
         """The stream is over."""
@@ -168,43 +249,9 @@ class SecretStream:
         if self._name is not None:
             self._hub.proxies.closed(self.node_id, self._clock.now())
 
-    def _receive(self, request: Any) -> list[Effect]:
-        effects = self._xds.receive(request, self._hub.visible_to(self._xds))
-        if self._name is None:
-            self._name = self._xds.node_id
-            self._hub.proxies.opened(self.node_id, self._clock.now())
-        return effects
-
-    async def _answer(self, effects: list[Effect], write: Callable[[Any], Awaitable[None]]) -> None:
-        """Tells registry and log what was learnt, then writes; a peer that does not read holds up nobody but itself."""
-        for effect in effects:
-            if isinstance(effect, Acked):
-                self._hub.proxies.accepted(self.node_id, effect.versions)
-            elif isinstance(effect, Nacked):
-                self._refused(effect)
-        if any(not isinstance(effect, Send) for effect in effects):
-            self._hub.progressed()
-        for effect in effects:
-            if isinstance(effect, Send):
-                await write(effect.response)
-
     def _refused(self, refusal: Nacked) -> None:
-        parked = self._xds.parked(SECRET_TYPE)
+        parked = self.xds.parked(SECRET_TYPE)
         culprits = [(name, v) for name, v in refusal.versions.items() if v in parked.get(name, frozenset())]
+        self._refusal = refusal.reason
         self._hub.proxies.refused(self.node_id, culprits, refusal.reason, self._clock.now())
         _log.warning("proxy_refused_secret", node=self.node_id, versions=dict(refusal.versions), reason=refusal.reason)
-
-
-def _task(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    return asyncio.get_running_loop().create_task(coroutine)
-
-
-async def _end(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _next(requests: AsyncIterator[Any]) -> Any:
-    """The next request, or None at the end of the stream."""
-    return await anext(requests, None)

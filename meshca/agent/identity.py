@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 
+from cryptography import x509
+
 from meshca.agent.addresses import ServerAddress
 from meshca.agent.publication import Publication, publication_of
 from meshca.agent.renewal import Lifetime
@@ -39,6 +41,15 @@ class AgentIdentity:
         """The leaf's serial number in lower-case hex."""
         return f"{self.svid.leaf.serial_number:x}"
 
+    @cached_property
+    def issuer_id(self) -> str:
+        """The key identifier of the leaf's issuer in lower-case hex; empty where the leaf does not tell."""
+        try:
+            extension = self.svid.leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+        except x509.ExtensionNotFound:
+            return ""
+        return (extension.value.key_identifier or b"").hex()
+
 
 def verified_identity(
     svid: X509Svid, bundle: TrustBundle, mtls: ServerAddress | None, *, received_at: datetime, now: datetime
@@ -59,11 +70,41 @@ def check_succession(held: AgentIdentity, new: AgentIdentity) -> None:
     """Raises INVALID where `new` must not replace `held`: another identity, or an older or contradictory bundle."""
     if new.spiffe_id != held.spiffe_id:
         raise invalid(f"the new certificate is of {new.spiffe_id}, but this agent is {held.spiffe_id}")
-    if new.bundle.sequence < held.bundle.sequence:
+    _check_bundle_succession(held.bundle, new.bundle)
+
+
+def with_bundle(held: AgentIdentity, bundle: TrustBundle, now: datetime) -> AgentIdentity:
+    """The same certificate beside a newer bundle; `held` itself where nothing of the bundle changed.
+
+    Raises INVALID for a bundle of another trust domain and as `check_succession` does, and INVALID or UNAUTHENTICATED
+    where it does not vouch for the certificate.
+    """
+    if bundle.trust_domain != held.bundle.trust_domain:
+        raise invalid(f"the trust bundle is of {bundle.trust_domain}, but this agent is of {held.bundle.trust_domain}")
+    _check_bundle_succession(held.bundle, bundle)
+    if bundle.sequence == held.bundle.sequence:
+        return held
+    return verified_identity(held.svid, bundle, held.mtls, received_at=held.life.received_at, now=now)
+
+
+def with_newest_bundle(new: AgentIdentity, held: AgentIdentity | None, now: datetime) -> AgentIdentity:
+    """`new`, but beside the bundle of `held` where that is newer: one may have come while `new` was asked for.
+
+    Raises as `with_bundle` does.
+    """
+    if held is None:
+        return new
+    if held.bundle.sequence > new.bundle.sequence:
+        return with_bundle(new, held.bundle, now)
+    check_succession(held, new)
+    return new
+
+
+def _check_bundle_succession(held: TrustBundle, new: TrustBundle) -> None:
+    if new.sequence < held.sequence:
         raise invalid(
-            f"the trust bundle went back from sequence {held.bundle.sequence} to {new.bundle.sequence}:"
+            f"the trust bundle went back from sequence {held.sequence} to {new.sequence}:"
             " an older bundle may trust roots that were given up"
         )
-    same_sequence = new.bundle.sequence == held.bundle.sequence
-    if same_sequence and set(new.bundle.x509_authorities) != set(held.bundle.x509_authorities):
-        raise invalid(f"the trust bundle has other roots than before under the same sequence {new.bundle.sequence}")
+    if new.sequence == held.sequence and set(new.x509_authorities) != set(held.x509_authorities):
+        raise invalid(f"the trust bundle has other roots than before under the same sequence {new.sequence}")

@@ -31,6 +31,11 @@ class Publication:
         """The trust half's versions by name."""
         return {resource.name: resource.version for resource in self.trust}
 
+    @cached_property
+    def trust_version(self) -> str:
+        """One version for the whole trust half."""
+        return Snapshot.of(SECRET_TYPE, self.trust).version(SECRET_TYPE)
+
     def visible_to(self, holder_of: Collection[str], now: datetime) -> Snapshot:
         """What a stream may see at `now`.
 

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
 
-import grpc
 import grpc.aio
 import structlog
-from envoy.service.discovery.v3 import ads_pb2
-from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
-from envoy.service.secret.v3 import sds_pb2
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from meshca.agent.hub import SecretHub
+from meshca.agent.hub import SecretHub, SecretStream
 from meshca.agent.sockets import SocketPlace, private_umask
-from meshca.errors import MeshcaError, internal, invalid
-from meshca.rpc.status import CODES
-from meshca.xds.snapshot import SECRET_TYPE
-from meshca.xds.stream import StreamMode, fetch
+from meshca.errors import internal
+from meshca.rpc.discovery import ADS, SDS, discovery_handlers
+from meshca.xds.snapshot import Snapshot
+from meshca.xds.stream import StreamMode
 
 MAX_RECEIVE_BYTES = 1024 * 1024  # an Envoy's node alone takes 61 KB
 SPARE_CALLS = 100  # beside the streams: Fetch, health, reflection
 STOP_GRACE = timedelta(seconds=2)
-SDS = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"].full_name
-ADS = ads_pb2.DESCRIPTOR.services_by_name["AggregatedDiscoveryService"].full_name
 _log = structlog.get_logger("meshca.agent")
-_REQUESTS = {StreamMode.SOTW: DiscoveryRequest, StreamMode.DELTA: DeltaDiscoveryRequest}
 
 
 class SdsServer:
@@ -98,62 +88,21 @@ class SdsServer:
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
-        server.add_generic_rpc_handlers(discovery_handlers(self._hub))
+        server.add_generic_rpc_handlers(discovery_handlers(_Proxies(self._hub)))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SDS, ADS, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         return server
 
 
-def discovery_handlers(hub: SecretHub) -> tuple[grpc.GenericRpcHandler, ...]:
-    """The discovery services. They take bytes: left to gRPC, a request that is no message would be our fault."""
-    sds = {
-        "StreamSecrets": _stream(hub, StreamMode.SOTW, aggregated=False),
-        "DeltaSecrets": _stream(hub, StreamMode.DELTA, aggregated=False),
-        "FetchSecrets": _fetch(hub),
-    }
-    ads = {
-        "StreamAggregatedResources": _stream(hub, StreamMode.SOTW, aggregated=True),
-        "DeltaAggregatedResources": _stream(hub, StreamMode.DELTA, aggregated=True),
-    }
-    return grpc.method_handlers_generic_handler(SDS, sds), grpc.method_handlers_generic_handler(ADS, ads)
+class _Proxies:
+    """See `rpc.discovery.StreamSource`: whoever can open the socket is served."""
 
+    def __init__(self, hub: SecretHub) -> None:
+        self._hub = hub
 
-def _stream(hub: SecretHub, mode: StreamMode, *, aggregated: bool) -> grpc.RpcMethodHandler[Any, Any]:
-    async def serve(requests: AsyncIterator[bytes], context: Any) -> None:
-        try:
-            stream = hub.open(mode, aggregated=aggregated)
-            try:
-                await stream.run(_parsed(_REQUESTS[mode], aiter(requests)), context.write)
-            finally:
-                stream.close()
-        except MeshcaError as error:
-            await context.abort(CODES[error.kind], error.message)
+    async def open(self, _: object, mode: StreamMode, *, aggregated: bool) -> SecretStream:
+        return self._hub.open(mode, aggregated=aggregated)
 
-    return grpc.stream_stream_rpc_method_handler(serve, response_serializer=_serialized)
-
-
-def _fetch(hub: SecretHub) -> grpc.RpcMethodHandler[Any, Any]:
-    async def answer(request: bytes, context: Any) -> Any:
-        try:
-            return fetch(_parse(DiscoveryRequest, request), SECRET_TYPE, hub.fetchable())
-        except MeshcaError as error:
-            await context.abort(CODES[error.kind], error.message)
-
-    return grpc.unary_unary_rpc_method_handler(answer, response_serializer=_serialized)
-
-
-async def _parsed(message: Any, requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _parse(message, request)
-
-
-def _parse(message: Any, request: bytes) -> Any:
-    try:
-        return message.FromString(request)
-    except DecodeError as error:
-        raise invalid(f"the request is no {message.DESCRIPTOR.name}") from error
-
-
-def _serialized(response: Any) -> bytes:
-    return bytes(response.SerializeToString())
+    async def fetchable(self, _: object) -> Snapshot:
+        return self._hub.fetchable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
@@ -37,7 +38,8 @@ class Authority:
     `id` is the lower-case hex of the subject key identifier; `certificate` is DER; `chain` holds the DER certificates
     between it and its root, without the root; `issuer_id` is the authority that signed it (its own id for a root);
     `key_id` is the key manager's name for its private key; `bundle_sequence` is the bundle in which it first appeared
-    (roots; 0 otherwise); `last_leaf_not_after` bounds the life of whatever it signed, once it signs no more.
+    (roots; 0 otherwise); `since` is when it came into its state; `distrust_at` is when a tainted root leaves the bundle
+    even if somebody depends on it.
     """
 
     id: str
@@ -50,7 +52,8 @@ class Authority:
     not_before: datetime
     not_after: datetime
     bundle_sequence: int = 0
-    last_leaf_not_after: datetime | None = None
+    since: datetime | None = None
+    distrust_at: datetime | None = None
 
 
 class Step(Enum):
@@ -68,6 +71,8 @@ TRANSITIONS: dict[tuple[AuthorityState, Step], AuthorityState | None] = {
     (AuthorityState.PREPARED, Step.ACTIVATE): AuthorityState.ACTIVE,
     (AuthorityState.OLD, Step.ACTIVATE): AuthorityState.ACTIVE,  # going back to the previous one
     (AuthorityState.ACTIVE, Step.RETIRE): AuthorityState.OLD,
+    (AuthorityState.PREPARED, Step.TAINT): AuthorityState.TAINTED,
+    (AuthorityState.ACTIVE, Step.TAINT): AuthorityState.TAINTED,  # nothing signs until another one is trusted
     (AuthorityState.OLD, Step.TAINT): AuthorityState.TAINTED,
     (AuthorityState.TAINTED, Step.REVOKE): AuthorityState.REVOKED,
     (AuthorityState.PREPARED, Step.PRUNE): None,
@@ -85,31 +90,77 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Advanced:
-    """A step was taken on an authority.
+class RenewalOrder:
+    """Certificates of these issuing CAs are to be replaced early: from `start` on, spread over `seconds`."""
 
-    `last_leaf_not_after` bounds what was signed by the one that stops signing: RETIRE's, or the active one that
-    ACTIVATE replaces.
-    """
+    issuer_ids: tuple[str, ...]
+    start: datetime
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """A step was taken on an authority at `at`; `distrust_at` goes with TAINT, `renewal` with ACTIVATE."""
 
     authority_id: str
     step: Step
-    last_leaf_not_after: datetime | None = None
+    at: datetime | None = None
+    distrust_at: datetime | None = None
+    renewal: RenewalOrder | None = None
 
 
-RingEvent = Prepared | Advanced
+@dataclass(frozen=True, slots=True)
+class RotationBegun:
+    """The trust domain is to have a new root."""
+
+    rotation: RootRotation
+
+
+@dataclass(frozen=True, slots=True)
+class RotationFinished:
+    """The successor is the only root left."""
+
+
+@dataclass(frozen=True, slots=True)
+class RotationAborted:
+    """Back to the root that was active before; automatic rotation rests until an operator begins one."""
+
+    at: datetime
+
+
+RingEvent = Prepared | Advanced | RotationBegun | RotationFinished | RotationAborted
+
+
+@dataclass(frozen=True, slots=True)
+class RootRotation:
+    """A rotation of the root under way: who wanted it, why, since when.
+
+    `origin` is `operator` or `schedule`; `predecessor` is the root that was active when it began ("" where none was);
+    `successor` the root that it brings in ("" until it is made).
+    """
+
+    origin: str
+    reason: str
+    since: datetime
+    predecessor: str = ""
+    successor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorityRing:
     """All authorities of a trust domain and the sequence number of its trust bundle.
 
-    At most one authority of a kind is ACTIVE. `apply` is the only way to a next ring.
+    At most one authority of a kind is ACTIVE. `apply` is the only way to a next ring. `rotation` is the rotation of the
+    root under way; `held_since` says that one was aborted, and that the schedule begins no other by itself; `renewal`
+    is the latest order to replace certificates.
     """
 
     trust_domain: TrustDomain
     sequence: int = 0
     authorities: tuple[Authority, ...] = ()
+    rotation: RootRotation | None = None
+    held_since: datetime | None = None
+    renewal: RenewalOrder | None = None
 
     def __post_init__(self) -> None:
         for kind in AuthorityKind:
@@ -131,21 +182,46 @@ class AuthorityRing:
         """The one that signs, or None."""
         return next(iter(self.of(kind, AuthorityState.ACTIVE)), None)
 
+    def under(self, root_id: str) -> tuple[Authority, ...]:
+        """The authorities that a root has signed, in ring order, without itself."""
+        return tuple(a for a in self.authorities if a.issuer_id == root_id and a.id != root_id)
+
+    @property
+    def successor(self) -> Authority | None:
+        """The root that the rotation under way brings in, if it exists and is of use."""
+        found = None if self.rotation is None else self.find(self.rotation.successor)
+        return found if found is not None and found.state in (AuthorityState.PREPARED, AuthorityState.ACTIVE) else None
+
+    @property
+    def renewing(self) -> RenewalOrder | None:
+        """The order to replace certificates, as far as their issuing CAs are still here."""
+        ids = tuple(i for i in self.renewal.issuer_ids if self.find(i) is not None) if self.renewal is not None else ()
+        return replace(self.renewal, issuer_ids=ids) if self.renewal is not None and ids else None
+
+    @property
+    def trusted(self) -> tuple[Authority, ...]:
+        """The roots that the bundle holds: all that are not revoked."""
+        return tuple(a for a in self.of(AuthorityKind.ROOT) if a.state is not AuthorityState.REVOKED)
+
     def bundle(self) -> TrustBundle:
         """The trust bundle: every root that is not revoked. Raises INVALID rather than give an empty one."""
-        roots = (a.certificate for a in self.of(AuthorityKind.ROOT) if a.state is not AuthorityState.REVOKED)
-        return TrustBundle(self.trust_domain, tuple(roots), self.sequence)
+        return TrustBundle(self.trust_domain, tuple(root.certificate for root in self.trusted), self.sequence)
 
 
 def apply(ring: AuthorityRing, event: RingEvent) -> AuthorityRing:
-    """The ring after `event`. Raises CONFLICT for a transition that the table does not hold."""
+    """The ring after `event`. Raises CONFLICT for a transition that the table does not hold, or that would leave the
+    trust bundle empty."""
     match event:
         case Prepared(authority):
             return _add(ring, authority)
-        case Advanced(authority_id, Step.ACTIVATE, last_leaf):
-            return _activate(ring, authority_id, last_leaf)
-        case Advanced(authority_id, step, last_leaf):
-            return _advance(ring, authority_id, step, last_leaf)
+        case Advanced():
+            return _ADVANCE.get(event.step, _advance)(ring, event)
+        case RotationBegun(rotation):
+            return _begin(ring, rotation)
+        case RotationFinished():
+            return replace(ring, rotation=None)
+        case RotationAborted():
+            return _abort(ring, event)
         case _:
             unreachable(event)
 
@@ -160,40 +236,85 @@ def _add(ring: AuthorityRing, authority: Authority) -> AuthorityRing:
         raise conflict(f"a new authority starts as prepared, not as {authority.state.value}")
     if ring.find(authority.id) is not None:
         raise conflict(f"authority {authority.id} is in the ring already")
-    sequence = ring.sequence + 1 if authority.kind is AuthorityKind.ROOT else ring.sequence
-    published = sequence if authority.kind is AuthorityKind.ROOT else 0
-    added = replace(authority, bundle_sequence=published)
-    return replace(ring, sequence=sequence, authorities=(*ring.authorities, added))
+    if authority.kind is not AuthorityKind.ROOT:
+        return replace(ring, authorities=(*ring.authorities, replace(authority, bundle_sequence=0)))
+    sequence, rotation = ring.sequence + 1, ring.rotation
+    if rotation is not None and ring.successor is None:
+        rotation = replace(rotation, successor=authority.id)
+    added = replace(authority, bundle_sequence=sequence)
+    return replace(ring, sequence=sequence, authorities=(*ring.authorities, added), rotation=rotation)
 
 
-def _activate(ring: AuthorityRing, authority_id: str, last_leaf: datetime | None) -> AuthorityRing:
-    authority = _get(ring, authority_id)
-    current = ring.active(authority.kind)
-    if current is not None and current.id != authority_id:
-        ring = _advance(ring, current.id, Step.RETIRE, last_leaf)
-    return _advance(ring, authority_id, Step.ACTIVATE, None)
+def _activate(ring: AuthorityRing, event: Advanced) -> AuthorityRing:
+    current = ring.active(_get(ring, event.authority_id).kind)
+    if current is not None and current.id != event.authority_id:
+        ring = _advance(ring, replace(event, authority_id=current.id, step=Step.RETIRE))
+    return replace(_advance(ring, event), renewal=event.renewal or ring.renewal)
 
 
-def _advance(ring: AuthorityRing, authority_id: str, step: Step, last_leaf: datetime | None) -> AuthorityRing:
-    authority = _get(ring, authority_id)
+def _taint(ring: AuthorityRing, event: Advanced) -> AuthorityRing:
+    """Whatever a tainted root has signed is tainted with it."""
+    ring = _advance(ring, event)
+    for authority in ring.under(event.authority_id):
+        if (authority.state, Step.TAINT) in TRANSITIONS:
+            ring = _advance(ring, replace(event, authority_id=authority.id, distrust_at=None))
+    return ring
+
+
+def _advance(ring: AuthorityRing, event: Advanced) -> AuthorityRing:
+    authority, step = _get(ring, event.authority_id), event.step
     if (authority.state, step) not in TRANSITIONS:
-        raise conflict(f"cannot {step.value} authority {authority_id}: it is {authority.state.value}")
+        raise conflict(f"cannot {step.value} authority {authority.id}: it is {authority.state.value}")
     state = TRANSITIONS[authority.state, step]
-    was_trusted = _in_bundle(authority)
-    if state is None:
-        rest = tuple(a for a in ring.authorities if a.id != authority_id)
-        return replace(ring, sequence=ring.sequence + was_trusted, authorities=rest)
-    signed_until = last_leaf if step in (Step.ACTIVATE, Step.RETIRE) else authority.last_leaf_not_after
-    changed = replace(authority, state=state, last_leaf_not_after=signed_until)
+    changed = None if state is None else _changed(authority, state, event)
+    after = replace(ring, authorities=_replaced(ring.authorities, authority, changed))
+    if len(after.trusted) == len(ring.trusted):
+        return after
+    if not after.trusted:
+        raise conflict(f"cannot {step.value} authority {authority.id}: the trust bundle would be empty without it")
+    return replace(after, sequence=ring.sequence + 1)
+
+
+def _changed(authority: Authority, state: AuthorityState, event: Advanced) -> Authority:
     return replace(
-        ring,
-        sequence=ring.sequence + (was_trusted and not _in_bundle(changed)),
-        authorities=tuple(changed if a.id == authority_id else a for a in ring.authorities),
+        authority,
+        state=state,
+        since=event.at or authority.since,
+        distrust_at=event.distrust_at if event.step is Step.TAINT else authority.distrust_at,
     )
 
 
-def _in_bundle(authority: Authority) -> bool:
-    return authority.kind is AuthorityKind.ROOT and authority.state is not AuthorityState.REVOKED
+def _replaced(
+    authorities: tuple[Authority, ...], authority: Authority, changed: Authority | None
+) -> tuple[Authority, ...]:
+    everyone = (changed if a is authority else a for a in authorities)
+    return tuple(a for a in everyone if a is not None)
+
+
+def _begin(ring: AuthorityRing, rotation: RootRotation) -> AuthorityRing:
+    if ring.rotation is not None:
+        raise conflict(f"a rotation of the root is under way since {ring.rotation.since:%Y-%m-%dT%H:%M:%SZ}")
+    active = ring.active(AuthorityKind.ROOT)
+    waiting = ring.of(AuthorityKind.ROOT, AuthorityState.PREPARED)
+    begun = replace(rotation, predecessor=active.id if active else "", successor=waiting[0].id if waiting else "")
+    return replace(ring, rotation=begun, held_since=None)
+
+
+def _abort(ring: AuthorityRing, event: RotationAborted) -> AuthorityRing:
+    rotation = ring.rotation
+    if rotation is None:
+        raise conflict("no rotation of the root is under way: there is nothing to abort")
+    successor, predecessor = ring.find(rotation.successor), ring.find(rotation.predecessor)
+    if successor is not None and successor.state is AuthorityState.PREPARED:
+        ring = _advance(ring, Advanced(successor.id, Step.PRUNE, at=event.at))
+    elif successor is not None and (predecessor is None or predecessor.state is not AuthorityState.ACTIVE):
+        if predecessor is None or predecessor.state is not AuthorityState.OLD:
+            fate = "gone" if predecessor is None else predecessor.state.value
+            raise conflict(
+                f"root {rotation.predecessor or '(none)'} is {fate}, so there is no way back to it: rotate again"
+            )
+        ring = _activate(ring, Advanced(predecessor.id, Step.ACTIVATE, event.at))
+    return replace(ring, rotation=None, held_since=event.at)
 
 
 def _get(ring: AuthorityRing, authority_id: str) -> Authority:
@@ -201,3 +322,10 @@ def _get(ring: AuthorityRing, authority_id: str) -> Authority:
     if authority is None:
         raise conflict(f"there is no authority {authority_id} in the ring")
     return authority
+
+
+# Steps that touch more than one authority.
+_ADVANCE: dict[Step, Callable[[AuthorityRing, Advanced], AuthorityRing]] = {
+    Step.ACTIVATE: _activate,
+    Step.TAINT: _taint,
+}

@@ -12,6 +12,7 @@ from typing import TypeVar
 import grpc
 
 from meshca.errors import ErrorKind, MeshcaError, invalid, unavailable
+from meshca.proto.meshca.v1 import admin_pb2 as pb
 from meshca.proto.meshca.v1 import admin_pb2_grpc
 
 _TIMEOUT_SECONDS = 10
@@ -24,6 +25,7 @@ _KINDS = {
     grpc.StatusCode.UNAUTHENTICATED: ErrorKind.UNAUTHENTICATED,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ErrorKind.EXHAUSTED,
     grpc.StatusCode.UNAVAILABLE: ErrorKind.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED: ErrorKind.UNAVAILABLE,  # never by us: the server ended in the middle of the call
 }
 _T = TypeVar("_T")
 
@@ -45,6 +47,12 @@ def admin_client(data_dir: Path | None, admin: str | None) -> Iterator[admin_pb2
 def call(method: Callable[..., _T], request: object) -> _T:
     """One call with a deadline."""
     return method(request, timeout=_TIMEOUT_SECONDS)
+
+
+def fetch_status(data_dir: Path | None, admin: str | None) -> pb.GetStatusResponse:
+    """Where authorities and their rotation stand. Raises as `admin_client`."""
+    with admin_client(data_dir, admin) as stub:
+        return call(stub.GetStatus, pb.GetStatusRequest())
 
 
 def _address(data_dir: Path | None, admin: str | None) -> str:

@@ -28,7 +28,19 @@ EXIT_CODES = {
 }
 
 # Each module has `register(app)`.
-NOUNS = ("server", "worker", "agent", "token", "bundle", "ledger", "authority", "envoy_bootstrap", "demo")
+NOUNS = (
+    "server",
+    "worker",
+    "agent",
+    "status",
+    "rotate",
+    "authority",
+    "token",
+    "bundle",
+    "ledger",
+    "envoy_bootstrap",
+    "demo",
+)
 
 _EXIT_CODES_HELP = (
     "Exit codes: 0 well, 1 our fault, 2 usage, 3 invalid input, 4 not found, 5 conflict, 6 refused,"

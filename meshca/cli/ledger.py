@@ -7,10 +7,8 @@ from typing import Any
 
 import typer
 
-from meshca.cli.admin_options import ADMIN, DATA_DIR
+from meshca.cli.admin_options import ADMIN, DATA_DIR, OUTPUT
 from meshca.cli.output import OutputFormat, iso, print_fields, print_json, print_table
-
-OUTPUT = typer.Option(OutputFormat.TABLE, "-o", "--output", help="A table for people, JSON for scripts.")
 
 
 def register(app: typer.Typer) -> None:

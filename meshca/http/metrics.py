@@ -79,6 +79,10 @@ class Metrics:
         self._handled = _Children(self._counter("grpc_server_handled_total", "RPCs completed, by code.", *_RPC_LABELS))
         self._seconds = _Children(self._rpc_seconds())
         self._ticks = _Children(self._last_ticks())
+        self._streams = Gauge("meshca_streams_open", "Open discovery streams.", registry=self.registry)
+        self._pushes = self._counter("meshca_pushes_total", "Responses sent on discovery streams.")
+        self._acks = self._counter("meshca_push_acks_total", "Responses that a peer acknowledged.")
+        self._nacks = self._counter("meshca_push_nacks_total", "Responses that a peer refused.")
         self.registry.register(_Expiry(ring, now))
         if ledger is not None:
             self.registry.register(_Ledger(ledger))
@@ -109,6 +113,22 @@ class Metrics:
         """An RPC ended. `code` is gRPC's upper-case name, such as INVALID_ARGUMENT; it is shown as Go spells it."""
         self._handled.of(service, method, _GO_CODES.get(code, "Unknown"), grpc_type).inc()
         self._seconds.of(service, method, grpc_type).observe(seconds)
+
+    def streams_open(self, count: int) -> None:
+        """So many discovery streams are open."""
+        self._streams.set(count)
+
+    def pushed(self) -> None:
+        """A response was sent on a discovery stream."""
+        self._pushes.inc()
+
+    def acknowledged(self) -> None:
+        """A peer accepted a response."""
+        self._acks.inc()
+
+    def push_refused(self) -> None:
+        """A peer refused a response."""
+        self._nacks.inc()
 
     def ticked(self, job: str, at: datetime) -> None:
         """A scheduled job ended well."""

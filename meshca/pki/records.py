@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+# Services by which certificates are asked for.
+ISTIO = "istio"
+MESHCA = "meshca"
+
 
 @dataclass(frozen=True, slots=True)
 class CertificateRecord:
@@ -14,7 +18,9 @@ class CertificateRecord:
     certificate without a record is not. `serial` is lower-case hex without leading zeros; `kind` is `leaf`, `server`,
     `issuer` or `root`; `spiffe_id` the URI SAN; `caller_id`, `method` and `attested` say who asked and how that was
     proven; `key_fingerprint` is the hex SHA-256 of the SubjectPublicKeyInfo; `issuer_id` the authority's id;
-    `bundle_sequence` the trust bundle delivered with it. Times are UTC, in whole seconds.
+    `bundle_sequence` the trust bundle delivered with it. `protocol` is the service by which it was asked for: `istio`,
+    `meshca`, or "" for the server's own; `renews` the serial of the certificate that the caller proved to hold (""
+    where it proved itself otherwise). Times are UTC, in whole seconds.
     """
 
     serial: str
@@ -30,6 +36,8 @@ class CertificateRecord:
     not_after: datetime
     bundle_sequence: int
     recorded_at: datetime
+    protocol: str = ""
+    renews: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NoReturn, TypeVar
 
 import grpc
 import structlog
 
-from meshca.authority.ring import Authority
+from meshca.authority.ring import AuthorityKind, Step
+from meshca.compile.bundles import bundle_message
 from meshca.errors import MeshcaError, invalid
-from meshca.pki.records import CertificateRecord, LedgerQuery
+from meshca.pki.records import LedgerQuery
 from meshca.ports import CertificateLedger
 from meshca.proto.meshca.v1 import admin_pb2 as pb
 from meshca.proto.meshca.v1 import admin_pb2_grpc
-from meshca.rpc.certificates import bundle_message
+from meshca.rpc.admin_messages import authority_message, plan_message, record_message, status_message
 from meshca.rpc.status import CODES
+from meshca.services.control import AuthorityControl, Order
 from meshca.services.enrolment import Enrolment
 from meshca.services.signing import Signing
 
 _log = structlog.get_logger("meshca.admin")
 _T = TypeVar("_T")
 
+MAX_DISTRUST_SECONDS = 90 * 86400
+
 
 class AdminDoor(admin_pb2_grpc.AdminServiceServicer):
     """Answers `meshca.v1.AdminService`. Whoever can open the socket is the operator."""
 
-    def __init__(self, signing: Signing, ledger: CertificateLedger, enrolment: Enrolment) -> None:
+    def __init__(
+        self, signing: Signing, ledger: CertificateLedger, enrolment: Enrolment, control: AuthorityControl
+    ) -> None:
+        self._control = control
         self._signing = signing
         self._ledger = ledger
         self._enrolment = enrolment
@@ -55,7 +62,7 @@ class AdminDoor(admin_pb2_grpc.AdminServiceServicer):
         """A page of the ledger."""
         page = _answer(context, lambda: self._ledger.find(_query(request)))
         return pb.ListCertificatesResponse(
-            records=[_record_message(record) for record in page.records], next_before=page.next_before or 0
+            records=[record_message(record) for record in page.records], next_before=page.next_before or 0
         )
 
     def ListAuthorities(  # noqa: N802
@@ -64,10 +71,48 @@ class AdminDoor(admin_pb2_grpc.AdminServiceServicer):
         """The authority ring."""
         ring = _answer(context, self._signing.latest).ring
         return pb.ListAuthoritiesResponse(
-            authorities=[_authority_message(authority) for authority in ring.authorities],
+            authorities=[authority_message(authority) for authority in ring.authorities],
             trust_domain=ring.trust_domain.name,
             bundle_sequence=ring.sequence,
         )
+
+    def GetStatus(self, request: pb.GetStatusRequest, context: grpc.ServicerContext) -> pb.GetStatusResponse:  # noqa: N802
+        """Where authorities and their rotation stand."""
+        return status_message(_answer(context, self._control.standing))
+
+    def PlanRotation(  # noqa: N802
+        self, request: pb.PlanRotationRequest, context: grpc.ServicerContext
+    ) -> pb.PlanRotationResponse:
+        """What a rotation of the root would do."""
+        return plan_message(_answer(context, self._control.plan))
+
+    def BeginRotation(  # noqa: N802
+        self, request: pb.BeginRotationRequest, context: grpc.ServicerContext
+    ) -> pb.BeginRotationResponse:
+        """Begins a rotation of the root."""
+        _answer(context, lambda: self._control.begin(request.reason))
+        return pb.BeginRotationResponse()
+
+    def AbortRotation(  # noqa: N802
+        self, request: pb.AbortRotationRequest, context: grpc.ServicerContext
+    ) -> pb.AbortRotationResponse:
+        """Goes back to the root from before."""
+        _answer(context, lambda: self._control.abort(request.reason))
+        return pb.AbortRotationResponse()
+
+    def PrepareAuthority(  # noqa: N802
+        self, request: pb.PrepareAuthorityRequest, context: grpc.ServicerContext
+    ) -> pb.PrepareAuthorityResponse:
+        """A new authority, which waits."""
+        made = _answer(context, lambda: self._control.prepare(_kind(request.kind), request.reason))
+        return pb.PrepareAuthorityResponse(authority=authority_message(made))
+
+    def StepAuthority(  # noqa: N802
+        self, request: pb.StepAuthorityRequest, context: grpc.ServicerContext
+    ) -> pb.StepAuthorityResponse:
+        """One step on one authority."""
+        authority = _answer(context, lambda: self._control.carry_out(_order(request)))
+        return pb.StepAuthorityResponse(authority=authority_message(authority))
 
 
 def _answer(context: grpc.ServicerContext, call: Callable[[], _T]) -> _T:
@@ -104,31 +149,19 @@ def _time(seconds: int) -> datetime | None:
         raise invalid(f"time {seconds} is out of range: give Unix seconds") from error
 
 
-def _record_message(record: CertificateRecord) -> pb.CertificateRecord:
-    return pb.CertificateRecord(
-        serial=record.serial,
-        kind=record.kind,
-        spiffe_id=record.spiffe_id,
-        dns_names=record.dns_names,
-        caller_id=record.caller_id,
-        method=record.method,
-        attested=record.attested,
-        key_fingerprint=record.key_fingerprint,
-        issuer_id=record.issuer_id,
-        not_before=int(record.not_before.timestamp()),
-        not_after=int(record.not_after.timestamp()),
-        bundle_sequence=record.bundle_sequence,
-        recorded_at=int(record.recorded_at.timestamp()),
-    )
+def _kind(name: str) -> AuthorityKind:
+    if name not in (AuthorityKind.ROOT.value, AuthorityKind.ISSUER.value):
+        raise invalid(f"kind {name!r} cannot be prepared: say root or issuer")
+    return AuthorityKind(name)
 
 
-def _authority_message(authority: Authority) -> pb.Authority:
-    return pb.Authority(
-        id=authority.id,
-        kind=authority.kind.value,
-        state=authority.state.value,
-        issuer_id=authority.issuer_id,
-        not_before=int(authority.not_before.timestamp()),
-        not_after=int(authority.not_after.timestamp()),
-        bundle_sequence=authority.bundle_sequence,
-    )
+def _order(request: pb.StepAuthorityRequest) -> Order:
+    steps = {step.value: step for step in (Step.ACTIVATE, Step.TAINT, Step.REVOKE, Step.PRUNE)}
+    if request.step not in steps:
+        raise invalid(f"step {request.step!r} is none of {', '.join(steps)}")
+    if not 0 <= request.distrust_after_seconds <= MAX_DISTRUST_SECONDS:
+        raise invalid(
+            f"distrust_after is {request.distrust_after_seconds}s: at most {MAX_DISTRUST_SECONDS}s are allowed"
+        )
+    after = timedelta(seconds=request.distrust_after_seconds) if request.distrust_after_seconds else None
+    return Order(steps[request.step], request.authority_id, request.reason, request.force, after)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import grpc
 import structlog
 
+from meshca.compile.bundles import bundle_message
 from meshca.errors import ErrorKind, MeshcaError, invalid, unauthenticated
+from meshca.pki.records import ISTIO, MESHCA
 from meshca.ports import Clock
 from meshca.proto.istio.v1.auth import ca_pb2
 from meshca.proto.meshca.v1 import certificates_pb2 as pb
@@ -19,7 +21,6 @@ from meshca.rpc.limits import PeerLimiter
 from meshca.rpc.status import CODES, code_number, retry_metadata
 from meshca.services.authentication import Authentication
 from meshca.services.issuance import Issuance, IssuedChain, SigningRequest
-from meshca.spiffe.bundles import TrustBundle
 from meshca.spiffe.peers import Caller, Peer
 
 _log = structlog.get_logger("meshca.door")
@@ -79,7 +80,7 @@ class CertificateDoor:
         caller = await self._admit(context, cost=1)
         try:
             _check_metadata(request)
-            wish = SigningRequest(request.csr.encode(), request.validity_duration)
+            wish = SigningRequest(request.csr.encode(), request.validity_duration, protocol=ISTIO)
             issued = await self._issuance.issue(caller, wish)
         except MeshcaError as error:
             raise self._signing_refused(caller, error) from error
@@ -166,16 +167,6 @@ def istio_response(issued: IssuedChain) -> ca_pb2.IstioCertificateResponse:
     )
 
 
-def bundle_message(bundle: TrustBundle) -> pb.TrustBundle:
-    """A trust bundle as its message."""
-    return pb.TrustBundle(
-        trust_domain=bundle.trust_domain.name,
-        x509_authorities=bundle.x509_authorities,
-        sequence=bundle.sequence,
-        refresh_hint_seconds=bundle.refresh_hint,
-    )
-
-
 def certificate_handlers(door: CertificateDoor, metrics: DoorMetrics) -> tuple[grpc.GenericRpcHandler, ...]:
     """The generic handlers of both services."""
     istio = grpc.unary_unary_rpc_method_handler(
@@ -228,7 +219,7 @@ def _check_metadata(request: ca_pb2.IstioCertificateRequest) -> None:
 def _wishes(request: pb.SignCertificatesRequest) -> list[SigningRequest]:
     if not 1 <= len(request.requests) <= MAX_BATCH:
         raise invalid(f"requests holds {len(request.requests)} items: send 1 to {MAX_BATCH}", reason="CSR_ERROR")
-    return [SigningRequest(wish.csr, wish.ttl_seconds, wish.spiffe_id) for wish in request.requests]
+    return [SigningRequest(wish.csr, wish.ttl_seconds, wish.spiffe_id, MESHCA) for wish in request.requests]
 
 
 def _certificate(issued: IssuedChain) -> pb.Certificate:

@@ -96,7 +96,10 @@ class SvidAuthenticator:
         path = verify_x509_path(chain, bundles, now=now)
         if path.id.trust_domain != self._trust_domain:
             raise unauthenticated(f"certificate: {path.id} is not of our trust domain {self._trust_domain}")
-        caller = Caller(path.id, AuthenticationMethod.X509_SVID, f"serial {path.serial:x}")
+        serial = f"{path.serial:x}"
+        caller = Caller(
+            path.id, AuthenticationMethod.X509_SVID, f"serial {serial}", serial=serial, valid_until=path.not_after
+        )
         return _VerifiedSvid(caller, path.not_before, path.not_after)
 
 

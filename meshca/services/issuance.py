@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -44,11 +44,15 @@ def random_serial() -> int:
 
 @dataclass(frozen=True, slots=True)
 class SigningRequest:
-    """One wish: a CSR (PEM or DER), a lifetime in seconds (0 or less: the default), an identity ("": the caller's)."""
+    """One wish: a CSR (PEM or DER), a lifetime in seconds (0 or less: the default), an identity ("": the caller's).
+
+    `protocol` is the service by which it came, as the ledger has it.
+    """
 
     csr: bytes
     ttl_seconds: int = 0
     spiffe_id: str = ""
+    protocol: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class _Draft:
     request: CertificateRequest
     grant: Grant
     prepared: PreparedCertificate
+    protocol: str = ""
 
 
 class Issuance:
@@ -134,7 +139,8 @@ class Issuance:
         check_assignable(caller.id, state.bundle.trust_domain)
         _check_entitled(caller, request.spiffe_id)
         csr = parse_csr(request.csr, self._profile.key_types)
-        return self._prepare(csr, Grant(caller.id, ttl), CertificateKind.LEAF, state, now)
+        draft = self._prepare(csr, Grant(caller.id, ttl), CertificateKind.LEAF, state, now)
+        return replace(draft, protocol=request.protocol)
 
     def _prepare(
         self, request: CertificateRequest, grant: Grant, kind: CertificateKind, state: SigningState, now: datetime
@@ -195,4 +201,6 @@ def _record(caller: Caller, draft: _Draft, state: SigningState, now: datetime) -
         not_after=prepared.not_after,
         bundle_sequence=state.bundle.sequence,
         recorded_at=now.replace(microsecond=0),
+        protocol=draft.protocol,
+        renews=caller.serial,
     )

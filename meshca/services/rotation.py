@@ -3,127 +3,180 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
 
-from meshca.authority.ring import Advanced, AuthorityRing, Prepared, RingEvent, Step, apply
-from meshca.authority.schedule import Action, Activate, IssuerPolicy, PrepareIssuer, Prune, decide
+from meshca.authority.actions import (
+    Action,
+    Activate,
+    BeginRotation,
+    FinishRotation,
+    PrepareIssuer,
+    PrepareRoot,
+    Prune,
+    Revoke,
+    RotationPolicy,
+)
+from meshca.authority.evidence import Channel, Evidence
+from meshca.authority.journal import SCHEDULE, JournalEntry, entry_for
+from meshca.authority.plan import Fleet, renewal_window
+from meshca.authority.ring import (
+    Advanced,
+    AuthorityKind,
+    AuthorityRing,
+    Prepared,
+    RenewalOrder,
+    RingEvent,
+    RootRotation,
+    RotationBegun,
+    RotationFinished,
+    Step,
+)
+from meshca.authority.schedule import decide, sequences_in_question
 from meshca.errors import ErrorKind, MeshcaError, internal, unreachable
 from meshca.pki.keys import KeyAlgorithm
-from meshca.ports import AuthorityStore, Clock, KeyManager, StoredRing
+from meshca.ports import Clock, StoredRing
 from meshca.services.authorities import AuthorityMaker
-from meshca.services.signing import CONFIRMED_FOR, Signing, open_state
+from meshca.services.ring import RingKeeper
 
 _log = structlog.get_logger("meshca.rotation")
 
-# A door that has not yet heard of an activation may sign with the old issuer for this long after the activation's time
-# was taken: until its last confirmation is too old, and as much again for the activation to become durable.
-PROPAGATION = 2 * CONFIRMED_FOR
-_MAX_STEPS = 16
+_MAX_STEPS = 24
+_STEPS: dict[type[Action], Step] = {Revoke: Step.REVOKE, Prune: Step.PRUNE}
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityPlan:
+    """How new authorities are made, and when: their key algorithms and the policy; and what `fleet` they are for."""
+
+    policy: RotationPolicy
+    root_algorithm: KeyAlgorithm
+    issuer_algorithm: KeyAlgorithm
+    fleet: Fleet
 
 
 class Rotation:
-    """Loads the ring, keeps the signing state current, and carries out what `decide` says.
-
-    `refresh` may be called on any thread, also during a `tick`; of ticks there is one at a time.
-    """
+    """Carries out what `decide` says, one tick at a time. May be used on any thread."""
 
     def __init__(
         self,
-        store: AuthorityStore,
-        keys: KeyManager,
+        keeper: RingKeeper,
         maker: AuthorityMaker,
-        signing: Signing,
+        evidence: Callable[[Iterable[int]], Evidence],
         clock: Clock,
-        policy: IssuerPolicy,
-        algorithm: KeyAlgorithm,
+        plan: AuthorityPlan,
     ) -> None:
-        self._store = store
-        self._keys = keys
+        self._keeper = keeper
         self._maker = maker
-        self._signing = signing
+        self._evidence = evidence
         self._clock = clock
-        self._policy = policy
-        self._algorithm = algorithm
-        self._revision = 0
-        # what is read or saved is published before anything else is read or saved: nothing older comes after it
-        self._publishing = threading.Lock()
+        self._plan = plan
+        self._ticking = threading.Lock()
 
-    def refresh(self) -> AuthorityRing:
-        """Reads the stored ring and publishes it if it is news, confirms what is published otherwise; what the door
-        signs with follows the store.
+    def follow(self) -> None:
+        """Reads the ring, so that what is signed with stays confirmed; where something is under way, ticks at once.
 
-        Raises INTERNAL where the stored state cannot be used, UNAVAILABLE where the store is out: unconfirmed, what
-        was published is soon signed with no more.
+        Raises as `RingKeeper.refresh` and `tick` do.
         """
-        with self._publishing:
-            moment = self._signing.moment()
-            stored = self._store.load()
-            if stored.revision == self._revision:
-                self._signing.confirm(moment)
-            else:
-                self._publish(stored, moment)
-        return stored.ring
+        if _is_in_motion(self._keeper.refresh().ring):
+            self.tick()
 
     def tick(self) -> int:
         """Takes every step that is due; how many. Each is durable before the next is considered.
 
-        Raises CONFLICT where somebody else moved the ring meanwhile: the next tick starts from theirs.
+        A step that fails does not keep the others from being taken; its error is raised in the end. Raises CONFLICT
+        at once where somebody else moved the ring meanwhile: the next tick starts from theirs. Does nothing while
+        another tick of this process is under way.
         """
+        if not self._ticking.acquire(blocking=False):
+            return 0
+        try:
+            return self._tick()
+        finally:
+            self._ticking.release()
+
+    def _tick(self) -> int:
+        failed: dict[Action, MeshcaError] = {}
         for taken in range(_MAX_STEPS):
-            stored = self._store.load()
-            actions = decide(stored.ring, self._policy, self._clock.now())
-            if not actions:
-                self.refresh()
+            stored = self._keeper.refresh()
+            due = [action for action in self._decide(stored.ring) if action not in failed]
+            if not due:
+                _raise_first(failed)
                 return taken
-            self._carry_out(actions[0], stored)
+            self._try(due[0], stored, failed)
         raise internal(f"rotation did not come to rest after {_MAX_STEPS} steps")
 
-    def _carry_out(self, action: Action, stored: StoredRing) -> None:
-        event = self._event(action, stored.ring)
-        ring = apply(stored.ring, event)
-        if isinstance(action, Activate):
-            open_state(ring, self._keys)  # before it is durable: what cannot sign must not become the active one
-        with self._publishing:
-            moment = self._signing.moment()
-            self._publish(self._save(ring, event, stored.revision), moment)
-        if isinstance(action, Prune):
-            self._destroy_key(stored.ring, action.authority_id)
-        _log.info("authority_step", step=type(action).__name__, authority=_subject(event))
+    def _decide(self, ring: AuthorityRing) -> tuple[Action, ...]:
+        evidence = self._evidence(sequences_in_question(ring))
+        return decide(ring, self._plan.policy, self._clock.now(), evidence)
 
-    def _save(self, ring: AuthorityRing, event: RingEvent, revision: int) -> StoredRing:
+    def _try(self, action: Action, stored: StoredRing, failed: dict[Action, MeshcaError]) -> None:
         try:
-            return self._store.save(ring, expected_revision=revision)
+            self._carry_out(action, stored)
+        except MeshcaError as error:
+            if error.kind is ErrorKind.CONFLICT:
+                raise
+            failed[action] = error
+            _log.error("authority_step_failed", step=type(action).__name__, reason=error.message)
+
+    def _carry_out(self, action: Action, stored: StoredRing) -> None:
+        now = self._clock.now().replace(microsecond=0)
+        event = self._event(action, stored.ring, now)
+        entry = entry_for(event, stored.ring, at=now, actor=SCHEDULE, reason=_reason(action))
+        self._save(stored, event, entry)
+        if isinstance(action, Prune | Revoke):
+            self._keeper.forget_key(stored.ring, action.authority_id)
+        _log.info("authority_step", step=entry.step, authority=entry.authority_id)
+
+    def _save(self, stored: StoredRing, event: RingEvent, entry: JournalEntry) -> None:
+        try:
+            self._keeper.change(stored, (event,), entry)
         except MeshcaError as error:
             # only a conflict tells for sure that the ring was not saved
             if error.kind is ErrorKind.CONFLICT and isinstance(event, Prepared):
                 self._maker.discard(event.authority)
             raise
 
-    def _event(self, action: Action, ring: AuthorityRing) -> RingEvent:
+    def _event(self, action: Action, ring: AuthorityRing, now: datetime) -> RingEvent:
+        policy = self._plan.policy
         match action:
+            case BeginRotation(reason):
+                return RotationBegun(RootRotation(SCHEDULE, reason, now))
+            case PrepareRoot():
+                return Prepared(self._maker.make_root(ring.trust_domain, self._plan.root_algorithm, policy.root.ttl))
             case PrepareIssuer():
-                return Prepared(self._maker.make_issuer(ring, self._algorithm, self._policy.ttl))
+                return Prepared(self._maker.make_issuer(ring, self._plan.issuer_algorithm, policy.issuer.ttl))
             case Activate(authority_id):
-                return Advanced(authority_id, Step.ACTIVATE, self._last_leaf(self._clock.now()))
-            case Prune(authority_id):
-                return Advanced(authority_id, Step.PRUNE)
+                return Advanced(authority_id, Step.ACTIVATE, now, renewal=self._renewal(ring, authority_id, now))
+            case Revoke(authority_id) | Prune(authority_id):
+                return Advanced(authority_id, _STEPS[type(action)], now)
+            case FinishRotation():
+                return RotationFinished()
             case _:
                 unreachable(action)
 
-    def _last_leaf(self, now: datetime) -> datetime:
-        return (now + self._policy.max_leaf_ttl + PROPAGATION).replace(microsecond=0)
-
-    def _publish(self, stored: StoredRing, moment: float) -> None:
-        self._signing.publish(open_state(stored.ring, self._keys), moment)
-        self._revision = stored.revision
-
-    def _destroy_key(self, ring: AuthorityRing, authority_id: str) -> None:
-        authority = ring.find(authority_id)
-        if authority is not None:
-            self._keys.delete(authority.key_id)
+    def _renewal(self, ring: AuthorityRing, authority_id: str, now: datetime) -> RenewalOrder | None:
+        """Whose certificates are to be replaced once that issuing CA signs: those of all under other roots."""
+        activated = ring.find(authority_id)
+        if activated is None or activated.kind is not AuthorityKind.ISSUER:
+            return None
+        others = tuple(a.id for a in ring.of(AuthorityKind.ISSUER) if a.issuer_id != activated.issuer_id)
+        streams = self._evidence(()).channels.get(Channel.STREAM, 0)
+        window = renewal_window(streams, self._plan.fleet)
+        return RenewalOrder(others, now, int(window.total_seconds())) if others else None
 
 
-def _subject(event: RingEvent) -> str:
-    return event.authority.id if isinstance(event, Prepared) else event.authority_id
+def _is_in_motion(ring: AuthorityRing) -> bool:
+    return ring.rotation is not None or len(ring.trusted) != 1 or ring.active(AuthorityKind.ISSUER) is None
+
+
+def _reason(action: Action) -> str:
+    return action.reason if isinstance(action, BeginRotation) else ""
+
+
+def _raise_first(failed: dict[Action, MeshcaError]) -> None:
+    for error in failed.values():
+        raise error

@@ -6,25 +6,42 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing
+from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
 from meshca.errors import internal, unavailable
 from meshca.pki.certificates import Issuer
 from meshca.ports import KeyManager, Signer
 from meshca.spiffe.bundles import TrustBundle
 
-# How long a door signs with what it last saw in the store. Past it, somebody else may have moved the ring on.
-CONFIRMED_FOR = timedelta(seconds=30)
+CONFIRMED_FOR = timedelta(seconds=10)
 _RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class SigningState:
-    """The ring, its trust bundle, and the issuing CA with its key. Consistent in itself."""
+    """The ring, its trust bundle, and the issuing CA with its key. Consistent in itself.
+
+    `issuing` is None where nothing may sign, since the active root is tainted and its successor not trusted yet.
+    """
 
     ring: AuthorityRing
     bundle: TrustBundle
-    issuer: Issuer
-    signer: Signer
+    issuing: tuple[Issuer, Signer] | None
+
+    @property
+    def issuer(self) -> Issuer:
+        """The issuing CA. Raises UNAVAILABLE (reason `CA_NOT_READY`) where there is none for now."""
+        return self._issuing()[0]
+
+    @property
+    def signer(self) -> Signer:
+        """Its key. Raises UNAVAILABLE as `issuer`."""
+        return self._issuing()[1]
+
+    def _issuing(self) -> tuple[Issuer, Signer]:
+        if self.issuing is None:
+            message = "no issuing CA may sign: the root was tainted, and its successor is not trusted everywhere yet"
+            raise unavailable(message, retry_after=_RETRY_SECONDS, reason="CA_NOT_READY")
+        return self.issuing
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +55,25 @@ class _Confirmed:
 class Signing:
     """Holds the current state for every thread of the door; a reader takes it once per call.
 
-    `monotonic` gives seconds that never go back. One writer at a time publishes and confirms.
+    `monotonic` gives seconds that never go back. `confirmed_for` is how long a door signs with what it last saw in the
+    store; past that, somebody else may have moved the ring on. One writer at a time publishes and confirms.
     """
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+    def __init__(self, monotonic: Callable[[], float], confirmed_for: timedelta = CONFIRMED_FOR) -> None:
         self._monotonic = monotonic
+        self._confirmed_for = confirmed_for.total_seconds()
         self._held: _Confirmed | None = None
+        self._followers: list[Callable[[SigningState], None]] = []
+
+    def follow(self, hear: Callable[[SigningState], None]) -> None:
+        """Has `hear` called with the state that there is, and with each that is published, by whoever publishes."""
+        self._followers.append(hear)
+        if self._held is not None:
+            hear(self._held.state)
 
     def current(self) -> SigningState:
         """The state, to sign with. Raises INTERNAL (reason `CA_NOT_READY`) before the first one is published, and
-        UNAVAILABLE (the same reason) where it was not confirmed within `CONFIRMED_FOR`."""
+        UNAVAILABLE (the same reason) where it was not confirmed within `confirmed_for`."""
         held = self._latest()
         doubt = self._doubt(held)
         if doubt is not None:
@@ -75,6 +101,8 @@ class Signing:
         """Makes `state`, which the store had at `moment` or later, the current one; calls under way finish with the
         one they took."""
         self._held = _Confirmed(state, moment)
+        for hear in tuple(self._followers):
+            hear(state)
 
     def confirm(self, moment: float) -> None:
         """The published state is still the one that the store has. Raises INTERNAL where there is none."""
@@ -87,7 +115,7 @@ class Signing:
 
     def _doubt(self, held: _Confirmed) -> str | None:
         age = self._monotonic() - held.moment
-        if age <= CONFIRMED_FOR.total_seconds():
+        if age <= self._confirmed_for:
             return None
         return f"the authorities in the store could not be read for {age:.0f}s: nothing is signed until they can"
 
@@ -95,15 +123,17 @@ class Signing:
 def open_state(ring: AuthorityRing, keys: KeyManager) -> SigningState:
     """The signing state of a stored ring.
 
-    Raises INTERNAL where the ring has no active issuer or a key does not belong to its certificate, and whatever the
-    key manager raises where a key is missing or cannot be opened: a server never makes up for lost state (law 6).
+    Raises INTERNAL where the ring has no active issuer, though no taint is the reason, or a key does not belong to its
+    certificate, and whatever the key manager raises where a key is missing or cannot be opened: a server never makes
+    up for lost state (law 6).
     """
     active = ring.active(AuthorityKind.ISSUER)
-    if active is None:
+    if active is not None:
+        signer = keys.signer(active.key_id)
+        return SigningState(ring, ring.bundle(), (issuer_of(active, signer), signer))
+    if not ring.of(AuthorityKind.ISSUER, AuthorityState.TAINTED) and ring.active(AuthorityKind.ROOT) is not None:
         raise internal("the stored state has no active issuing CA: restore it from a backup")
-    signer = keys.signer(active.key_id)
-    issuer = issuer_of(active, signer)
-    return SigningState(ring, ring.bundle(), issuer, signer)
+    return SigningState(ring, ring.bundle(), None)
 
 
 def issuer_of(authority: Authority, signer: Signer) -> Issuer:

@@ -84,6 +84,43 @@ class IssuerSettings(Section):
         return self
 
 
+class RootSettings(Section):
+    """Roots: how long they live, and when (as a fraction of that) their rotation begins by itself."""
+
+    ttl: Duration = timedelta(days=3650)
+    key_type: KeyAlgorithm = KeyAlgorithm.P256
+    automatic: bool = True
+    rotate_at: Annotated[float, Field(gt=0, lt=1)] = 4 / 5
+    # near the active root's own end, use the next one though somebody is not known to trust it; default: alarm, and
+    # sign ever shorter certificates
+    force_at_expiry: bool = False
+
+    @model_validator(mode="after")
+    def _key(self) -> Self:
+        if self.key_type not in CA_ALGORITHMS:
+            names = ", ".join(algorithm.value for algorithm in CA_ALGORITHMS)
+            raise ValueError(f"key_type {self.key_type.value} cannot be an authority's: use one of {names}")
+        return self
+
+
+class RotationSettings(Section):
+    """How authorities are replaced.
+
+    `soak`: for how long everybody must have had a new root before it is used. `deadline`: after how long a rotation
+    that waits for somebody is a warning. `confirm_within`: how long a process signs with what it last saw in the store.
+    """
+
+    soak: Duration = timedelta(seconds=30)
+    deadline: Duration = timedelta(hours=1)
+    confirm_within: Annotated[Duration, Field(ge=timedelta(seconds=1), le=timedelta(minutes=5))] = CONFIRMED_FOR
+
+    @property
+    def propagation(self) -> timedelta:
+        """For how long a process that has not heard of a step may act as before: until its last look at the store is
+        too old, and as much again for what it then began, or for the step itself, to become durable."""
+        return 2 * self.confirm_within
+
+
 class LimitSettings(Section):
     """Bounds on what peers may do. Rates are per peer: its address on the token listener, its identity on the other."""
 
@@ -92,8 +129,10 @@ class LimitSettings(Section):
     # of each process, for what its event loop must not wait for: tokens, RSA signatures, ticks
     threads: Annotated[int, Field(ge=1, le=256)] = 32
     max_concurrent_calls: Annotated[int, Field(ge=1)] = 4096  # of each listener; a call without its request is none yet
-    max_connections: Annotated[int, Field(ge=1)] = 8192  # of each listener; fewer where fewer files may be open
+    max_connections: Annotated[int, Field(ge=1)] = 20_000  # of each listener; fewer where fewer files may be open
     max_connection_age: Duration = timedelta(minutes=30)
+    max_streams: Annotated[int, Field(ge=1)] = 20_000  # discovery streams of each process
+    max_streams_per_identity: Annotated[int, Field(ge=1)] = 1000
 
 
 class ServerSettings(Settings):
@@ -118,7 +157,9 @@ class ServerSettings(Settings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shutdown_grace: Duration = timedelta(seconds=10)
     leaf: LeafSettings = LeafSettings()
+    root: RootSettings = RootSettings()
     issuer: IssuerSettings = IssuerSettings()
+    rotation: RotationSettings = RotationSettings()
     limits: LimitSettings = LimitSettings()
     jwt_issuers: tuple[JwtIssuerSettings, ...] = ()
 
@@ -141,15 +182,6 @@ class ServerSettings(Settings):
         longest = self.issuer.ttl * (self.issuer.activate_at - self.issuer.prepare_at)
         if self.tick > longest:
             raise ValueError(f"tick is {self.tick}: issuing CAs of {self.issuer.ttl} need one at least every {longest}")
-        return self
-
-    @model_validator(mode="after")
-    def _ticks_confirm_in_time(self) -> Self:
-        if self.tick > CONFIRMED_FOR:
-            raise ValueError(
-                f"tick is {self.tick}: at most {CONFIRMED_FOR}, since that is how long the server signs"
-                " with authorities that it has not looked up again"
-            )
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 
 from meshca.spiffe.ids import SpiffeId
@@ -37,10 +38,13 @@ class Peer:
 class Caller:
     """An authenticated caller. `attested` tells in a few words by what: an issuer, a token's id, a serial.
 
-    `join_token` is the hash of the single-use token that issuance must spend before it signs; empty for none.
+    `join_token` is the hash of the single-use token that issuance must spend before it signs; empty for none. A caller
+    with a certificate has its `serial` (lower-case hex) and the end of its life here, `valid_until`.
     """
 
     id: SpiffeId
     method: AuthenticationMethod
     attested: str
     join_token: str = ""
+    serial: str = ""
+    valid_until: datetime | None = None

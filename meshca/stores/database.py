@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
+from sqlmodel import SQLModel
 
 from meshca.errors import MeshcaError
 
-Row = dict[str, Any]
+
+class Row(NamedTuple):
+    """A row to insert: its table, and the values of its columns but for the id, which the database gives."""
+
+    table: type[SQLModel]
+    values: dict[str, Any]
+
+
+def by_table(rows: Iterable[Row]) -> dict[type[SQLModel], list[dict[str, Any]]]:
+    """The values of `rows` by table, each in the order of `rows`: what one statement for each can insert."""
+    tables: dict[type[SQLModel], list[dict[str, Any]]] = {}
+    for table, values in rows:
+        tables.setdefault(table, []).append(values)
+    return tables
 
 
 class FaultyRows(Exception):
@@ -22,11 +36,15 @@ class Database(Protocol):
     """One database: a turn to write, connections to read, and its errors in words."""
 
     def transaction(self) -> AbstractContextManager[Connection]:
-        """A writing transaction, alone among all processes; durable when the block ends, undone when it raises."""
+        """A writing transaction, alone among all processes; durable when the block ends, undone when it raises.
+
+        Since writers take turns, rows become visible in the order of their ids: whoever has read up to an id has missed
+        none before it. Cursors rely on that (see `tails`).
+        """
         ...
 
-    def insert_certificates(self, rows: Sequence[Row]) -> None:
-        """Inserts ledger lines in one durable transaction, by the fastest way there is; all or none.
+    def insert_rows(self, rows: Sequence[Row]) -> None:
+        """Inserts rows of any tables in one such transaction, by the fastest way there is; all or none.
 
         Raises FaultyRows where a row is at fault, UNAVAILABLE where the database is out.
         """

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from meshca.pki.records import CertificateRecord, LedgerPage, LedgerQuery
+from meshca.ports import Tail
 from meshca.stores.database import Database
 from meshca.stores.mapping import certificate_record, certificate_values
 from meshca.stores.queries import check_query
 from meshca.stores.tables import CertificateRow
+from meshca.stores.tails import read_tail
 from meshca.stores.writer import Writer
 
 
@@ -67,6 +70,14 @@ class SqlLedger:
             raise self._database.failure(error) from error
         page = rows[: query.limit]
         return LedgerPage(tuple(map(certificate_record, page)), page[-1].id if len(rows) > len(page) else None)
+
+    def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateRecord]:
+        """What was recorded after the cursor and has not expired by `now`, oldest first.
+
+        Raises INVALID for a bad argument, UNAVAILABLE where reading fails, INTERNAL where a line cannot be read.
+        """
+        rows, cursor = read_tail(self._database, CertificateRow, "not_after", after, now, limit)
+        return Tail(tuple(map(certificate_record, rows)), cursor)
 
 
 def _select(query: LedgerQuery) -> SelectOfScalar[CertificateRow]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any
 
+from meshca.authority.evidence import BundleFact, Channel
+from meshca.authority.journal import JournalEntry
 from meshca.errors import MeshcaError, internal
 from meshca.pki.records import CertificateRecord
 from meshca.spiffe.ids import SpiffeId
-from meshca.stores.tables import CertificateRow, JoinTokenRow
+from meshca.stores.database import Row
+from meshca.stores.tables import BundleFactRow, CertificateRow, JoinTokenRow, JournalEntryRow
 from meshca.tokens.join import JoinToken
 
 
@@ -25,9 +27,9 @@ def from_seconds(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def certificate_values(record: CertificateRecord) -> dict[str, Any]:
-    """The columns of a ledger line, for bulk inserts. Raises INTERNAL for a time that is not in whole seconds."""
-    return {
+def certificate_values(record: CertificateRecord) -> Row:
+    """A new line of the ledger. Raises INTERNAL for a time that is not in whole seconds."""
+    values = {
         "serial": record.serial,
         "kind": record.kind,
         "spiffe_id": record.spiffe_id,
@@ -41,7 +43,10 @@ def certificate_values(record: CertificateRecord) -> dict[str, Any]:
         "not_after": to_seconds(record.not_after, "not_after"),
         "bundle_sequence": record.bundle_sequence,
         "recorded_at": to_seconds(record.recorded_at, "recorded_at"),
+        "protocol": record.protocol,
+        "renews": record.renews,
     }
+    return Row(CertificateRow, values)
 
 
 def certificate_record(row: CertificateRow) -> CertificateRecord:
@@ -61,9 +66,71 @@ def certificate_record(row: CertificateRow) -> CertificateRecord:
             not_after=from_seconds(row.not_after),
             bundle_sequence=row.bundle_sequence,
             recorded_at=from_seconds(row.recorded_at),
+            protocol=row.protocol,
+            renews=row.renews,
         )
     except (ValueError, TypeError, OverflowError, OSError) as error:
         raise internal(f"ledger line {row.id} cannot be read: {error}; restore it from a backup") from error
+
+
+def bundle_fact_values(fact: BundleFact) -> Row:
+    """A new line of evidence. Raises INTERNAL for a time that is not in whole seconds."""
+    values = {
+        "serial": fact.serial,
+        "spiffe_id": fact.spiffe_id,
+        "bundle_sequence": fact.bundle_sequence,
+        "channel": fact.channel.value,
+        "until": to_seconds(fact.until, "until"),
+        "at": to_seconds(fact.at, "at"),
+        "refusal": fact.refusal,
+    }
+    return Row(BundleFactRow, values)
+
+
+def bundle_fact(row: BundleFactRow) -> BundleFact:
+    """The fact of a line of evidence. Raises INTERNAL where the line cannot be read."""
+    try:
+        return BundleFact(
+            serial=row.serial,
+            spiffe_id=row.spiffe_id,
+            bundle_sequence=row.bundle_sequence,
+            channel=Channel(row.channel),
+            until=from_seconds(row.until),
+            at=from_seconds(row.at),
+            refusal=row.refusal,
+        )
+    except (ValueError, TypeError, OverflowError, OSError) as error:
+        raise internal(f"evidence line {row.id} cannot be read: {error}; restore it from a backup") from error
+
+
+def journal_entry_values(entry: JournalEntry) -> Row:
+    """A new line of the journal. Raises INTERNAL for a time that is not in whole seconds."""
+    values = {
+        "at": to_seconds(entry.at, "at"),
+        "actor": entry.actor,
+        "step": entry.step,
+        "authority_id": entry.authority_id,
+        "reason": entry.reason,
+        "forced": entry.forced,
+        "sequence": entry.sequence,
+    }
+    return Row(JournalEntryRow, values)
+
+
+def journal_entry(row: JournalEntryRow) -> JournalEntry:
+    """The entry of a line of the journal. Raises INTERNAL where the line cannot be read."""
+    try:
+        return JournalEntry(
+            at=from_seconds(row.at),
+            actor=row.actor,
+            step=row.step,
+            authority_id=row.authority_id,
+            reason=row.reason,
+            forced=row.forced,
+            sequence=row.sequence,
+        )
+    except (ValueError, TypeError, OverflowError, OSError) as error:
+        raise internal(f"journal line {row.id} cannot be read: {error}; restore it from a backup") from error
 
 
 def join_token_row(token: JoinToken) -> JoinTokenRow:

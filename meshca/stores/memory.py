@@ -6,16 +6,30 @@ import math
 from collections.abc import Sequence
 from datetime import datetime
 from threading import Lock
+from typing import TypeVar
 
+from meshca.authority.evidence import BundleFact
+from meshca.authority.journal import JournalEntry
 from meshca.authority.ring import AuthorityRing
 from meshca.errors import conflict, not_found, unauthenticated
 from meshca.pki.records import CertificateRecord, LedgerPage, LedgerQuery
-from meshca.ports import StoredRing
-from meshca.stores.mapping import certificate_record, certificate_values, join_token, join_token_row
-from meshca.stores.queries import check_query
+from meshca.ports import StoredRing, Tail
+from meshca.stores.mapping import (
+    bundle_fact,
+    bundle_fact_values,
+    certificate_record,
+    certificate_values,
+    join_token,
+    join_token_row,
+    journal_entry,
+    journal_entry_values,
+)
+from meshca.stores.queries import check_limit, check_query, check_tail
 from meshca.stores.ring_document import read_ring, write_ring
-from meshca.stores.tables import CertificateRow, JoinTokenRow
+from meshca.stores.tables import BundleFactRow, CertificateRow, JoinTokenRow, JournalEntryRow
 from meshca.tokens.join import JoinToken
+
+R = TypeVar("R", CertificateRow, BundleFactRow)
 
 
 class MemoryLedger:
@@ -28,7 +42,7 @@ class MemoryLedger:
 
     def record(self, records: Sequence[CertificateRecord]) -> None:
         """Keeps all of `records`, or raises CONFLICT where a serial is known and keeps none."""
-        rows = [CertificateRow(**certificate_values(record)) for record in records]
+        rows = [CertificateRow(**certificate_values(record).values) for record in records]
         serials = {row.serial for row in rows}
         with self._lock:
             if len(serials) != len(rows) or serials & self._serials:
@@ -51,6 +65,47 @@ class MemoryLedger:
         page = found[: query.limit]
         return LedgerPage(tuple(map(certificate_record, page)), page[-1].id if len(found) > len(page) else None)
 
+    def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateRecord]:
+        """What was recorded after the cursor and has not expired by `now`. Raises INVALID for a bad argument."""
+        check_tail(after, now, limit)
+        with self._lock:
+            rows = self._rows[after:]
+        living = [row for row in rows if row.not_after > now.timestamp()][:limit]
+        return Tail(tuple(map(certificate_record, living)), _cursor(living, limit, after + len(rows)))
+
+
+class MemoryEvidenceStore:
+    """`ports.EvidenceStore` in memory."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._rows: list[BundleFactRow] = []
+        self._newest = 0  # grows with each fact, and never goes back
+
+    def add(self, facts: Sequence[BundleFact]) -> None:
+        """Keeps all of `facts`."""
+        rows = [BundleFactRow(**bundle_fact_values(fact).values) for fact in facts]
+        with self._lock:
+            for row in rows:
+                self._newest += 1
+                row.id = self._newest
+            self._rows += rows
+
+    def tail(self, after: int, now: datetime, limit: int) -> Tail[BundleFact]:
+        """What was added after the cursor and has not ended by `now`. Raises INVALID for a bad argument."""
+        check_tail(after, now, limit)
+        with self._lock:
+            rows, newest = list(self._rows), max(self._newest, after)
+        living = [row for row in rows if (row.id or 0) > after and row.until > now.timestamp()][:limit]
+        return Tail(tuple(map(bundle_fact, living)), _cursor(living, limit, newest))
+
+    def prune(self, now: datetime) -> int:
+        """Forgets facts that ended; how many."""
+        with self._lock:
+            before = len(self._rows)
+            self._rows = [row for row in self._rows if row.until > now.timestamp()]
+            return before - len(self._rows)
+
 
 class MemoryAuthorityStore:
     """`ports.AuthorityStore` in memory."""
@@ -59,6 +114,7 @@ class MemoryAuthorityStore:
         self._lock = Lock()
         self._revision = 0
         self._document = ""
+        self._journal: list[JournalEntryRow] = []
 
     def load(self) -> StoredRing:
         """The ring. Raises NOT_FOUND where none was ever saved."""
@@ -68,14 +124,24 @@ class MemoryAuthorityStore:
             raise not_found("no authority ring was ever saved")
         return StoredRing(read_ring(document), revision)
 
-    def save(self, ring: AuthorityRing, *, expected_revision: int) -> StoredRing:
-        """Saves if the stored revision is `expected_revision` (0: none); raises CONFLICT otherwise."""
-        document = write_ring(ring)
+    def save(self, ring: AuthorityRing, *, expected_revision: int, entries: Sequence[JournalEntry] = ()) -> StoredRing:
+        """Saves, with `entries` in the journal, if the stored revision is `expected_revision` (0: none).
+
+        Raises CONFLICT otherwise.
+        """
+        document, lines = write_ring(ring), [JournalEntryRow(**journal_entry_values(entry).values) for entry in entries]
         with self._lock:
             if self._revision != expected_revision:
                 raise conflict(f"the authority ring's revision is {self._revision}, not {expected_revision}")
             self._revision, self._document = expected_revision + 1, document
+            self._journal += lines
             return StoredRing(ring, self._revision)
+
+    def journal(self, limit: int) -> tuple[JournalEntry, ...]:
+        """The latest `limit` entries, newest first. Raises INVALID for a bad limit."""
+        check_limit(limit)
+        with self._lock:
+            return tuple(map(journal_entry, self._journal[: -limit - 1 : -1]))
 
 
 class MemoryJoinTokenStore:
@@ -120,6 +186,11 @@ class MemoryJoinTokenStore:
             for key in expired:
                 del self._rows[key]
         return len(expired)
+
+
+def _cursor(rows: Sequence[R], limit: int, newest: int) -> int:
+    """Behind the last of the rows; where they are less than asked for, behind everything there is."""
+    return rows[-1].id or 0 if len(rows) == limit else newest
 
 
 def _matches(row: CertificateRow, query: LedgerQuery) -> bool:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import datetime
 from typing import Any
 
-from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
+from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState, RenewalOrder, RootRotation
 from meshca.errors import MeshcaError, internal
 from meshca.spiffe.ids import TrustDomain
 from meshca.stores.mapping import from_seconds, to_seconds
 
-FORMAT = 1
+FORMAT = 2
 
 
 def write_ring(ring: AuthorityRing) -> str:
@@ -21,6 +22,9 @@ def write_ring(ring: AuthorityRing) -> str:
         "trust_domain": ring.trust_domain.name,
         "sequence": ring.sequence,
         "authorities": [_write_authority(authority) for authority in ring.authorities],
+        "rotation": None if ring.rotation is None else _write_rotation(ring.rotation),
+        "held_since": _write_time(ring.held_since, "held_since"),
+        "renewal": None if ring.renewal is None else _write_renewal(ring.renewal),
     }
     return json.dumps(document)
 
@@ -28,13 +32,15 @@ def write_ring(ring: AuthorityRing) -> str:
 def read_ring(text: str) -> AuthorityRing:
     """The ring that `write_ring` wrote. Raises INTERNAL for anything else."""
     try:
-        document = json.loads(text)
-        if document["format"] != FORMAT:
-            raise ValueError(f"its format is {document['format']!r}, this meshca knows {FORMAT}")
+        document = _current(json.loads(text))
+        rotation, renewal = document["rotation"], document["renewal"]
         return AuthorityRing(
             trust_domain=TrustDomain(document["trust_domain"]),
             sequence=_integer(document["sequence"]),
             authorities=tuple(_read_authority(fields) for fields in _list(document["authorities"])),
+            rotation=None if rotation is None else _read_rotation(rotation),
+            held_since=_read_time(document["held_since"]),
+            renewal=None if renewal is None else _read_renewal(renewal),
         )
     except KeyError as error:
         raise internal(f"the stored authority ring cannot be read: {error} is missing") from error
@@ -42,8 +48,20 @@ def read_ring(text: str) -> AuthorityRing:
         raise internal(f"the stored authority ring cannot be read: {error}") from error
 
 
+def _current(document: dict[str, Any]) -> dict[str, Any]:
+    """The document in today's format. Format 1 knew no rotation of roots, nor since when an authority is as it is."""
+    match _integer(document["format"]):
+        case 1:
+            unknown = {"since": None, "distrust_at": None}
+            authorities = [{**fields, **unknown} for fields in _list(document["authorities"])]
+            return {**document, "authorities": authorities, "rotation": None, "held_since": None, "renewal": None}
+        case 2:
+            return document
+        case other:
+            raise ValueError(f"its format is {other}, this meshca knows {FORMAT}")
+
+
 def _write_authority(authority: Authority) -> dict[str, Any]:
-    last_leaf = authority.last_leaf_not_after
     return {
         "id": authority.id,
         "kind": authority.kind.value,
@@ -55,12 +73,12 @@ def _write_authority(authority: Authority) -> dict[str, Any]:
         "not_before": to_seconds(authority.not_before, "not_before"),
         "not_after": to_seconds(authority.not_after, "not_after"),
         "bundle_sequence": authority.bundle_sequence,
-        "last_leaf_not_after": None if last_leaf is None else to_seconds(last_leaf, "last_leaf_not_after"),
+        "since": _write_time(authority.since, "since"),
+        "distrust_at": _write_time(authority.distrust_at, "distrust_at"),
     }
 
 
 def _read_authority(fields: dict[str, Any]) -> Authority:
-    last_leaf = fields["last_leaf_not_after"]
     return Authority(
         id=_text(fields["id"]),
         kind=AuthorityKind(fields["kind"]),
@@ -72,8 +90,53 @@ def _read_authority(fields: dict[str, Any]) -> Authority:
         not_before=from_seconds(_integer(fields["not_before"])),
         not_after=from_seconds(_integer(fields["not_after"])),
         bundle_sequence=_integer(fields["bundle_sequence"]),
-        last_leaf_not_after=None if last_leaf is None else from_seconds(_integer(last_leaf)),
+        since=_read_time(fields["since"]),
+        distrust_at=_read_time(fields["distrust_at"]),
     )
+
+
+def _write_rotation(rotation: RootRotation) -> dict[str, Any]:
+    return {
+        "origin": rotation.origin,
+        "reason": rotation.reason,
+        "since": to_seconds(rotation.since, "since"),
+        "predecessor": rotation.predecessor,
+        "successor": rotation.successor,
+    }
+
+
+def _read_rotation(fields: dict[str, Any]) -> RootRotation:
+    return RootRotation(
+        origin=_text(fields["origin"]),
+        reason=_text(fields["reason"]),
+        since=from_seconds(_integer(fields["since"])),
+        predecessor=_text(fields["predecessor"]),
+        successor=_text(fields["successor"]),
+    )
+
+
+def _write_renewal(order: RenewalOrder) -> dict[str, Any]:
+    return {
+        "issuer_ids": list(order.issuer_ids),
+        "start": to_seconds(order.start, "start"),
+        "seconds": order.seconds,
+    }
+
+
+def _read_renewal(fields: dict[str, Any]) -> RenewalOrder:
+    return RenewalOrder(
+        issuer_ids=tuple(_text(each) for each in _list(fields["issuer_ids"])),
+        start=from_seconds(_integer(fields["start"])),
+        seconds=_integer(fields["seconds"]),
+    )
+
+
+def _write_time(time: datetime | None, name: str) -> int | None:
+    return None if time is None else to_seconds(time, name)
+
+
+def _read_time(value: object) -> datetime | None:
+    return None if value is None else from_seconds(_integer(value))
 
 
 def _base64(der: bytes) -> str:

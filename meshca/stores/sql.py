@@ -10,6 +10,7 @@ from sqlmodel import col
 
 from meshca.errors import MeshcaError, internal
 from meshca.stores.authorities import SqlAuthorityStore
+from meshca.stores.evidence import SqlEvidenceStore
 from meshca.stores.join_tokens import SqlJoinTokenStore
 from meshca.stores.ledger import SqlLedger
 from meshca.stores.migrations import Migrations
@@ -22,12 +23,13 @@ _MARKER = "application"
 
 
 class SqlStores:
-    """The three stores of one database and the writer that they share."""
+    """The stores of one database and the writer that they share."""
 
     def __init__(self, database: SqliteDatabase, limits: WriterLimits) -> None:
         self._database = database
         self._writer = Writer(database, limits)
         self.ledger = SqlLedger(database, self._writer)
+        self.evidence = SqlEvidenceStore(database, self._writer)
         self.authorities = SqlAuthorityStore(database, self._writer)
         self.join_tokens = SqlJoinTokenStore(database, self._writer)
 

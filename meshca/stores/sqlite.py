@@ -8,16 +8,17 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect
 from sqlalchemy.dialects import sqlite as dialect
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
+from sqlmodel import SQLModel
 
 from meshca.errors import MeshcaError, conflict, internal, not_found, unavailable
-from meshca.stores.database import FaultyRows, Row
-from meshca.stores.tables import CertificateRow
+from meshca.stores.database import FaultyRows, Row, by_table
 
 DEFAULT_BUSY_TIMEOUT = 5.0
 _CACHE_KIB = 64 * 1024  # of the writing connection: keeps the inner pages of a large ledger's indexes at hand
@@ -47,10 +48,6 @@ _CAUSES = {
     "SQLITE_CORRUPT": "it is damaged",
     "SQLITE_NOTADB": "it is not an SQLite database",
 }
-
-
-_COLUMNS = [column.name for column in inspect(CertificateRow).columns if column.name != "id"]
-_INSERT = str(insert(CertificateRow).compile(dialect=dialect.dialect(paramstyle="named"), column_keys=_COLUMNS))
 
 
 def create_file(path: Path) -> None:
@@ -106,8 +103,8 @@ class SqliteDatabase:
         with self._turn(), self._writers.begin() as connection:
             yield connection
 
-    def insert_certificates(self, rows: Sequence[Row]) -> None:
-        """Inserts ledger lines in a transaction of their own, past SQLAlchemy, which costs 100 µs a time.
+    def insert_rows(self, rows: Sequence[Row]) -> None:
+        """Inserts rows in a transaction of their own, past SQLAlchemy, which costs 100 µs a time.
 
         Raises FaultyRows, and UNAVAILABLE with the cause in words.
         """
@@ -115,7 +112,8 @@ class SqliteDatabase:
             try:
                 connection = self._bulk = self._bulk or self._connected(_connect_writer)
                 connection.execute("BEGIN IMMEDIATE")
-                connection.executemany(_INSERT, rows)
+                for table, values in by_table(rows).items():
+                    connection.executemany(_insert(table), values)
                 connection.execute("COMMIT")
             except _POISON as error:
                 self._drop_bulk()
@@ -237,6 +235,12 @@ class SqliteDatabase:
             return _identity(self._wal_path) == self._wal
         except OSError:
             return False
+
+
+@cache
+def _insert(table: type[SQLModel]) -> str:
+    columns = [column.name for column in inspect(table).columns if column.name != "id"]
+    return str(insert(table).compile(dialect=dialect.dialect(paramstyle="named"), column_keys=columns))
 
 
 def _sync_directory(directory: Path) -> None:

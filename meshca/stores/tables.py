@@ -5,11 +5,12 @@ Times are whole seconds since 1970-01-01 UTC. Types are those that every SQL dat
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, Text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, Text, text
 from sqlmodel import Field, SQLModel
 
 # SQLite gives out row ids by itself only where the column is called INTEGER; its INTEGER has 64 bits.
 _ROW_ID = BigInteger().with_variant(Integer, "sqlite")
+_EMPTY = {"server_default": text("''")}  # of columns that came later: what old rows hold
 
 
 class CertificateRow(SQLModel, table=True):
@@ -32,6 +33,25 @@ class CertificateRow(SQLModel, table=True):
     not_after: int = Field(sa_type=BigInteger, index=True)
     bundle_sequence: int = Field(sa_type=BigInteger)
     recorded_at: int = Field(sa_type=BigInteger, index=True)
+    protocol: str = Field(default="", sa_type=Text, sa_column_kwargs=_EMPTY)
+    renews: str = Field(default="", sa_type=Text, sa_column_kwargs=_EMPTY)
+
+
+class BundleFactRow(SQLModel, table=True):
+    """One fact about who holds which bundle; `id` grows with each, so it is the order of adding and the cursor."""
+
+    __tablename__ = "evidence"
+    # rows are pruned, and SQLite would otherwise give their ids out again: behind the cursors of all readers
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    id: int | None = Field(default=None, sa_column=Column("id", _ROW_ID, primary_key=True, autoincrement=True))
+    serial: str = Field(sa_type=Text)
+    spiffe_id: str = Field(sa_type=Text)
+    bundle_sequence: int = Field(sa_type=BigInteger)
+    channel: str = Field(sa_type=Text)
+    until: int = Field(sa_type=BigInteger, index=True)
+    at: int = Field(sa_type=BigInteger)
+    refusal: str = Field(sa_type=Text)
 
 
 class AuthorityRingRow(SQLModel, table=True):
@@ -42,6 +62,21 @@ class AuthorityRingRow(SQLModel, table=True):
     id: int = Field(sa_column=Column("id", Integer, primary_key=True, autoincrement=False))
     revision: int = Field(sa_type=BigInteger)
     document: str = Field(sa_type=Text)  # JSON, see ring_document
+
+
+class JournalEntryRow(SQLModel, table=True):
+    """One step that was taken on the ring; `id` grows with each."""
+
+    __tablename__ = "authority_journal"
+
+    id: int | None = Field(default=None, sa_column=Column("id", _ROW_ID, primary_key=True, autoincrement=True))
+    at: int = Field(sa_type=BigInteger)
+    actor: str = Field(sa_type=Text)
+    step: str = Field(sa_type=Text)
+    authority_id: str = Field(sa_type=Text)
+    reason: str = Field(sa_type=Text)
+    forced: bool = Field(sa_type=Boolean)
+    sequence: int = Field(sa_type=BigInteger)
 
 
 class JoinTokenRow(SQLModel, table=True):

@@ -15,12 +15,9 @@ from sqlalchemy import Connection, insert
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError, SQLAlchemyError
 
 from meshca.errors import MeshcaError, detached, exhausted, internal, unavailable
-from meshca.stores.database import Database, FaultyRows, Row
-from meshca.stores.tables import CertificateRow
+from meshca.stores.database import Database, FaultyRows, Row, by_table
 
 T = TypeVar("T")
-
-_INSERT = insert(CertificateRow)
 
 # What one item may do to a statement by its content; it must not hurt the others.
 _POISON = (IntegrityError, DataError, InterfaceError, ProgrammingError, ValueError, TypeError, OverflowError)
@@ -224,7 +221,7 @@ class Writer:
 
     def _write_rows(self, jobs: Sequence[_Job]) -> None:
         try:
-            self._database.insert_certificates([row for job in jobs for row in job.rows])
+            self._database.insert_rows([row for job in jobs for row in job.rows])
             self.flushes += 1
         except FaultyRows:
             self._write_each(jobs)
@@ -244,7 +241,8 @@ class Writer:
     def _try(self, connection: Connection, job: _Job) -> None:
         try:
             with connection.begin_nested():
-                connection.execute(_INSERT, job.rows)
+                for table, values in by_table(job.rows).items():
+                    connection.execute(insert(table), values)
         except _POISON as error:
             job.error = self._poisoned(error)
 

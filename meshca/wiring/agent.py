@@ -11,15 +11,19 @@ from pathlib import Path
 from cryptography import x509
 
 from meshca.agent.addresses import parse_server_address
-from meshca.agent.agent import Agent, AgentOutputs
+from meshca.agent.agent import Agent
 from meshca.agent.authority import AuthorityEndpoint, CertificateWish, GrpcCertificateAuthority
+from meshca.agent.directive import DirectedRenewal
 from meshca.agent.files import CertificateFiles
+from meshca.agent.holding import AgentOutputs, Holding
 from meshca.agent.hub import SecretHub
+from meshca.agent.memory import ProxyFile, ProxyMemory
 from meshca.agent.ready import ReadyFile
 from meshca.agent.sds import SdsServer
 from meshca.agent.sockets import SocketPlace
 from meshca.agent.state import AgentState, state_binding
 from meshca.agent.tokens import JoinTokenSource, TokenFileSource, TokenSource
+from meshca.agent.upstream import Upstream
 from meshca.errors import invalid
 from meshca.ports import Clock
 from meshca.settings.agent import AgentSettings
@@ -43,7 +47,20 @@ def build_agent(settings: AgentSettings, clock: Clock | None = None) -> Agent:
     server = parse_server_address("--server", settings.server)
     trust_pem = _read_trust(settings.trust_bundle)
     socket = settings.socket.absolute()
-    hub = SecretHub(clock, max_streams=settings.max_streams)
+    state_dir = settings.state_dir or socket.parent / "state"
+    hub = SecretHub(clock, max_streams=settings.max_streams, memory=ProxyMemory(ProxyFile(state_dir)))
+    sds = SdsServer(hub, SocketPlace(socket, settings.socket_group), max_streams=settings.max_streams)
+    holding = Holding(
+        hub=hub,
+        sds=sds,
+        state=AgentState(state_dir, state_binding(trust_pem, server)),
+        outputs=AgentOutputs(
+            files=None if settings.output_dir is None else CertificateFiles(settings.output_dir),
+            ready=None if settings.ready_file is None else ReadyFile(settings.ready_file, socket),
+        ),
+        clock=clock,
+    )
+    directed = DirectedRenewal(clock, random.random)
     return Agent(
         authority=GrpcCertificateAuthority(
             AuthorityEndpoint(server, trust_pem, settings.server_name),
@@ -51,13 +68,10 @@ def build_agent(settings: AgentSettings, clock: Clock | None = None) -> Agent:
             clock,
             wish=CertificateWish(settings.key_type, settings.ttl),
         ),
-        hub=hub,
-        sds=SdsServer(hub, SocketPlace(socket, settings.socket_group), max_streams=settings.max_streams),
-        state=AgentState(settings.state_dir or socket.parent / "state", state_binding(trust_pem, server)),
-        outputs=AgentOutputs(
-            files=None if settings.output_dir is None else CertificateFiles(settings.output_dir),
-            ready=None if settings.ready_file is None else ReadyFile(settings.ready_file, socket),
-        ),
+        holding=holding,
+        sds=sds,
+        upstream=Upstream(holding, hub, directed, clock, random.random, server_name=settings.server_name),
+        directed=directed,
         clock=clock,
         dice=random.random,
     )

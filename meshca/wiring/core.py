@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from meshca.authority.schedule import IssuerPolicy
 from meshca.errors import invalid
 from meshca.pki.profiles import IssuanceProfile, is_dns_name
 from meshca.plugins.jwks import FileJwksSource, HttpsJwksSource
@@ -20,10 +19,8 @@ from meshca.services.authentication import (
     JwtAuthenticator,
     SvidAuthenticator,
 )
-from meshca.services.authorities import AuthorityMaker
 from meshca.services.enrolment import Enrolment
 from meshca.services.issuance import Issuance
-from meshca.services.rotation import Rotation
 from meshca.services.server_identity import ServerIdentity, server_names
 from meshca.services.signing import Signing
 from meshca.settings.server import JwtIssuerSettings, ServerSettings, parse_listen_address
@@ -31,6 +28,7 @@ from meshca.spiffe.ids import TrustDomain
 from meshca.stores.sql import SqlStores
 from meshca.tokens.identities import identity_mapping
 from meshca.tokens.verification import TokenRule
+from meshca.wiring.authorities import Authorities, build_authorities
 from meshca.wiring.clock import SystemClock, uptime
 from meshca.wiring.data_dir import DataDir, open_keys, open_stores, read_passphrase
 
@@ -45,7 +43,7 @@ class Core:
     stores: SqlStores
     clock: SystemClock
     signing: Signing
-    rotation: Rotation
+    authorities: Authorities
     issuance: Issuance
     enrolment: Enrolment
     identity: ServerIdentity
@@ -72,12 +70,9 @@ def _build(settings: ServerSettings, data_dir: DataDir, stores: SqlStores, monot
     if passphrase is None:
         raise invalid("the private keys are encrypted: give --passphrase-file or MESHCA_PASSPHRASE")
     keys = open_keys(data_dir, passphrase)
-    clock, signing, leaf = SystemClock(), Signing(monotonic), settings.leaf
-    maker = AuthorityMaker(keys, stores.ledger, clock)
-    issuer = settings.issuer
-    policy = IssuerPolicy(issuer.ttl, issuer.prepare_at, issuer.activate_at, leaf.max_ttl, slack=settings.tick)
-    rotation = Rotation(stores.authorities, keys, maker, signing, clock, policy, issuer.key_type)
-    trust_domain = rotation.refresh().trust_domain
+    clock, signing, leaf = SystemClock(), Signing(monotonic, settings.rotation.confirm_within), settings.leaf
+    authorities = build_authorities(settings, stores, keys, signing, clock, monotonic)
+    trust_domain = authorities.keeper.refresh().ring.trust_domain
     profile = IssuanceProfile(leaf.default_ttl, leaf.max_ttl, leaf.backdate, leaf.key_types, leaf.organization)
     issuance = Issuance(signing, stores.ledger, stores.join_tokens, clock, profile)
     hosts = [parse_listen_address(address)[0] for address in (settings.token_listen, settings.mtls_listen)]
@@ -86,7 +81,7 @@ def _build(settings: ServerSettings, data_dir: DataDir, stores: SqlStores, monot
         stores=stores,
         clock=clock,
         signing=signing,
-        rotation=rotation,
+        authorities=authorities,
         issuance=issuance,
         enrolment=Enrolment(stores.join_tokens, clock, trust_domain),
         identity=ServerIdentity(issuance, signing, clock, trust_domain, names, settings.server_certificate_ttl),

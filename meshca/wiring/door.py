@@ -1,4 +1,4 @@
-"""The signing door of one process: the token listener and the mTLS listener."""
+"""The door of one process: the token listener and the mTLS listener, certificates and streams on both."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import asyncio
 import gc
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
+from meshca.compile.bundles import NO_RENEWAL, RenewalWindow
 from meshca.rpc.certificates import (
     ISTIO_SERVICE,
     MESHCA_SERVICE,
@@ -15,14 +18,29 @@ from meshca.rpc.certificates import (
     DoorMetrics,
     certificate_handlers,
 )
+from meshca.rpc.discovery import ADS, SDS, discovery_handlers
+from meshca.rpc.distribution import DiscoveryDoor
 from meshca.rpc.limits import PeerLimiter
 from meshca.rpc.listeners import Listener, ListenerLimits
 from meshca.rpc.peers import mtls_peer, token_peer
+from meshca.services.acknowledgements import AcknowledgementQueue
+from meshca.services.authentication import Authentication
+from meshca.services.distribution import Distribution, StreamLimits, StreamMetrics
+from meshca.services.signing import SigningState
 from meshca.settings.server import ServerSettings, parse_listen_address
+from meshca.wiring.clock import SystemClock
 from meshca.wiring.core import Core
 from meshca.wiring.open_files import affordable_connections
 
-_SERVICES = (ISTIO_SERVICE, MESHCA_SERVICE)
+# Young objects between two collections: a push to ten thousand streams makes many that live for a moment, and each
+# collection would look at all of them.
+_COLLECT_AFTER = 50_000
+
+_SERVICES = (ISTIO_SERVICE, MESHCA_SERVICE, SDS, ADS)
+
+
+class AllDoorMetrics(DoorMetrics, StreamMetrics, Protocol):
+    """What the door counts, calls and streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +57,17 @@ def door_threads(settings: ServerSettings) -> ThreadPoolExecutor:
 
 
 class Door:
-    """Both listeners of one process, on the running loop. `open` binds and serves; `close` drains."""
+    """Both listeners of one process, on the running loop. `open` binds and serves; `close` drains.
+
+    Streams are pushed to by a task that `open` begins, `pushing`; it never ends by itself.
+    """
 
     def __init__(
-        self, core: Core, settings: ServerSettings, metrics: DoorMetrics, *, shared_ports: bool = False
+        self, core: Core, settings: ServerSettings, metrics: AllDoorMetrics, *, shared_ports: bool = False
     ) -> None:
         self._core = core
         self._settings = settings
+        self.pushing: asyncio.Task[None] | None = None
         limits = settings.limits
         bounds = ListenerLimits(
             max_concurrent_calls=limits.max_concurrent_calls,
@@ -58,8 +80,15 @@ class Door:
             core.authentication, core.issuance, limiter, core.clock, metrics, token_peer, self._mtls_address
         )
         mtls = CertificateDoor(core.authentication, core.issuance, limiter, core.clock, metrics, mtls_peer, str)
-        self._token = Listener(certificate_handlers(token, metrics), _SERVICES, bounds)
-        self._mtls = Listener(certificate_handlers(mtls, metrics), _SERVICES, bounds)
+        self._acknowledgements = AcknowledgementQueue(core.stores.evidence.add)
+        self._distribution = Distribution(
+            core.clock,
+            self._acknowledgements,
+            metrics,
+            StreamLimits(limits.max_streams, limits.max_streams_per_identity, limits.max_connection_age),
+        )
+        self._token = self._listener(token, metrics, bounds, DiscoveryDoor(*self._discovery(limiter), token_peer))
+        self._mtls = self._listener(mtls, metrics, bounds, DiscoveryDoor(*self._discovery(limiter), mtls_peer))
         self._advertised = settings.advertise_mtls or ""
 
     async def open(self) -> DoorAddresses:
@@ -67,17 +96,42 @@ class Door:
         token = self._bind(self._token, self._settings.token_listen, client_certificates=False)
         mtls = self._bind(self._mtls, self._settings.mtls_listen, client_certificates=True)
         self._advertised = self._advertised or mtls
+        self._core.signing.follow(self._publish)
+        self.pushing = asyncio.create_task(self._distribution.run(), name="streams")
         # what is loaded by now stays: the collector need not go through it again and again while the door is open
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_COLLECT_AFTER)
         await self._token.start()
         await self._mtls.start()
         return DoorAddresses(token, mtls)
 
     async def close(self) -> None:
-        """Ends both listeners; calls under way get the grace period, both at once."""
+        """Ends both listeners; calls under way get the grace period, both at once. Streams end at once, and what was
+        acknowledged on them is recorded first."""
         grace = self._settings.shutdown_grace
+        self._distribution.close()
         await asyncio.gather(self._token.stop(grace), self._mtls.stop(grace))
+        if self.pushing is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace.total_seconds()):
+                    await self._acknowledgements.settled()
+            self.pushing.cancel()
+            await asyncio.gather(self.pushing, return_exceptions=True)
+
+    def _listener(
+        self, door: CertificateDoor, metrics: AllDoorMetrics, bounds: ListenerLimits, streams: DiscoveryDoor
+    ) -> Listener:
+        return Listener((*certificate_handlers(door, metrics), *discovery_handlers(streams)), _SERVICES, bounds)
+
+    def _discovery(self, limiter: PeerLimiter) -> tuple[Distribution, Authentication, PeerLimiter, SystemClock]:
+        return self._distribution, self._core.authentication, limiter, self._core.clock
+
+    def _publish(self, state: SigningState) -> None:
+        """Every bundle that doors sign beside is pushed, with the order to renew that goes with it."""
+        order = state.ring.renewing
+        window = NO_RENEWAL if order is None else RenewalWindow(order.issuer_ids, order.start, order.seconds)
+        self._distribution.publish(state.bundle, window)
 
     def _bind(self, listener: Listener, address: str, *, client_certificates: bool) -> str:
         host, _ = parse_listen_address(address)

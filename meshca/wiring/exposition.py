@@ -17,7 +17,8 @@ Sample = tuple[str, dict[str, str], float]
 Family = tuple[str, str, str, list[Sample]]
 
 _ADDED = ("counter", "histogram", "unknown")
-_REPORT = TypeAdapter(list[tuple[str, Literal["counter", "histogram", "unknown"], str, list[Sample]]])
+_SUMMED = ("meshca_streams_open",)  # gauges of which each process has its part
+_REPORT = TypeAdapter(list[tuple[str, Literal["counter", "histogram", "unknown", "gauge"], str, list[Sample]]])
 
 
 def read_samples(registry: CollectorRegistry) -> list[Family]:
@@ -25,7 +26,7 @@ def read_samples(registry: CollectorRegistry) -> list[Family]:
     return [
         (metric.name, metric.type, metric.documentation, [(s.name, dict(s.labels), s.value) for s in metric.samples])
         for metric in registry.collect()
-        if metric.type in _ADDED
+        if metric.type in _ADDED or metric.name in _SUMMED
     ]
 
 
@@ -55,12 +56,13 @@ class WorkerTotals(Collector):
         """The worker is gone; what it counted stays."""
         families = self._latest.pop(worker, None)
         if families is not None:
-            self._ended = [_flatten([*self._ended, families])]
+            counted = [family for family in families if family[0] not in _SUMMED]
+            self._ended = [_flatten([*self._ended, counted])]
 
     def collect(self) -> Iterator[Metric]:
         """Our own gauges as they are, and the sum of everything that is counted."""
         for metric in self._own.collect():
-            if metric.type not in _ADDED:
+            if metric.type not in _ADDED and metric.name not in _SUMMED:
                 yield metric
         reports = [read_samples(self._own), *self._ended, *self._latest.values()]
         for name, kind, documentation, samples in _flatten(reports):

@@ -114,13 +114,15 @@ class Server:
         self._announce(addresses, http, admin_socket, stack)
 
     def _first_tick(self, core: Core) -> None:
-        core.rotation.tick()
+        core.authorities.rotation.tick()
         core.identity.ensure()
 
     async def _open_door(self, core: Core, metrics: Metrics, stack: AsyncExitStack) -> DoorAddresses:
         door = Door(core, self._settings, metrics)
-        addresses = await door.open()
         stack.push_async_callback(door.close)
+        addresses = await door.open()
+        assert door.pushing is not None
+        self._background.append(door.pushing)
         return addresses
 
     async def _start_workers(
@@ -136,7 +138,7 @@ class Server:
     async def _open_admin(self, core: Core, path: Path, stack: AsyncExitStack) -> None:
         clear_socket(path)
         listener = Listener((), (ADMIN_SERVICE,), ListenerLimits(64, timedelta(hours=1)))
-        door = AdminDoor(core.signing, core.stores.ledger, core.enrolment)
+        door = AdminDoor(core.signing, core.stores.ledger, core.enrolment, core.authorities.control)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(door, listener.server)
         listener.bind_unix(str(path))
         os.chmod(path, 0o600)
@@ -158,9 +160,10 @@ class Server:
     def _ticks(self, core: Core, metrics: Metrics) -> Ticks:
         ticks = Ticks(metrics, self._monotonic)
         every = self._settings.tick
-        ticks.add("rotation", every, core.rotation.tick)
+        ticks.add("rotation", every, core.authorities.rotation.tick)
         ticks.add("server_certificate", every, core.identity.ensure)
         ticks.add("join_tokens", max(every, timedelta(minutes=10)), core.enrolment.prune)
+        ticks.add("evidence", max(every, timedelta(minutes=10)), core.authorities.relying.prune)
         return ticks
 
     def _start_ticks(self, core: Core, ticks: Ticks, stack: AsyncExitStack) -> None:
@@ -186,10 +189,11 @@ class Server:
 
 
 async def _follow(core: Core, ticks: Ticks) -> None:
-    """Keeps what the server signs with confirmed, whatever the time of day does to the scheduler."""
+    """Keeps what the server signs with confirmed, and a rotation under way in motion, whatever the time of day does to
+    the scheduler."""
     while True:
         await asyncio.sleep(REFRESH.total_seconds())
-        await ticks.run("authorities", core.rotation.refresh)
+        await ticks.run("authorities", core.authorities.rotation.follow)
         ticks.hurry(core.clock.now())
 
 
@@ -223,9 +227,9 @@ def _ledger_problem(core: Core) -> str | None:
 
 def _authority_problem(core: Core) -> str | None:
     active = core.signing.latest().ring.active(AuthorityKind.ISSUER)
-    if active is None or active.not_after <= core.clock.now():
-        return "the issuing CA has expired"
-    return None
+    if active is None:
+        return "no issuing CA may sign: the root was tainted, and its successor is not trusted everywhere yet"
+    return "the issuing CA has expired" if active.not_after <= core.clock.now() else None
 
 
 def _certificate_problem(core: Core) -> str | None:

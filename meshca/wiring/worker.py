@@ -47,8 +47,12 @@ async def _run(settings: ServerSettings) -> None:
         metrics = Metrics(lambda: core.signing.latest().ring, ledger=core.stores.ledger)
         door = Door(core, settings, metrics, shared_ports=True)
         await door.open()
+        assert door.pushing is not None
+        door.pushing.add_done_callback(lambda _: stop.set())
         try:
             await serve(core, metrics, stop)
+            if door.pushing.done():
+                raise internal("the task that pushes to streams ended by itself") from door.pushing.exception()
         finally:
             await door.close()
             _report(metrics)
@@ -82,7 +86,7 @@ async def serve(core: Core, metrics: Metrics, stop: asyncio.Event) -> None:
 
 def _refresh(core: Core) -> None:
     try:
-        core.rotation.refresh()
+        core.authorities.keeper.refresh()
         core.identity.ensure()
     except MeshcaError as error:
         _log.error("tick_failed", job="worker_refresh", kind=error.kind.value, reason=error.message)

@@ -9,16 +9,22 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Write this response to the peer: a DiscoveryResponse or a DeltaDiscoveryResponse, by the stream's mode.
+    """Write this response to the peer: `body`, a serialised DiscoveryResponse or DeltaDiscoveryResponse (`shape`).
 
     Secrets are inside, so it is kept out of the repr; `type_url`, `versions` (by resource name) and `nonce` are for
     logs.
     """
 
-    response: Any = field(repr=False)
+    body: bytes = field(repr=False)
+    shape: Any
     type_url: str
     versions: Mapping[str, str]
     nonce: str
+
+    @property
+    def response(self) -> Any:
+        """The message."""
+        return self.shape.FromString(self.body)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -27,6 +27,7 @@ class Resource:
     name: str
     version: str
     body: bytes = field(repr=False)
+    _wired: dict[object, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.name or not self.version:
@@ -35,6 +36,13 @@ class Resource:
     def packed(self, type_url: str) -> AnyMessage:
         """The resource as the wire carries it."""
         return AnyMessage(type_url=type_url, value=self.body)
+
+    def wired(self, encode: Callable[[Resource, str], bytes], type_url: str) -> bytes:
+        """What `encode` gives for it and a type URL, made once: thousands of streams are sent the same."""
+        known = self._wired.get((encode, type_url))
+        if known is None:
+            known = self._wired[encode, type_url] = encode(self, type_url)
+        return known
 
 
 @dataclass(frozen=True, slots=True)

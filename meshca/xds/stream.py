@@ -25,6 +25,7 @@ MAX_NAME_LENGTH = 2048
 MAX_NODE_ID_LENGTH = 1024
 
 _WILDCARD = "*"
+_NONE = Subscription()  # stands for one that was never made; only ever read
 _SHOWN = 200  # characters of a foreign value that an error message repeats
 
 
@@ -43,12 +44,15 @@ class XdsStream:
     There are no wildcards: who names nothing, or `*`, gets nothing.
     """
 
+    # slots, since a hub holds thousands of these
+    __slots__ = ("_aggregated", "_node_id", "_nonces", "_subscriptions", "_type_urls", "_variant")
+
     def __init__(
         self, mode: StreamMode, type_urls: frozenset[str], nonces: Callable[[], str], *, aggregated: bool = False
     ) -> None:
         if not type_urls or (len(type_urls) > 1 and not aggregated):
             raise internal(f"a stream that is not aggregated serves one type, not {len(type_urls)}")
-        self._variant: _Variant = _Sotw(resumes=not aggregated) if mode is StreamMode.SOTW else _Delta()
+        self._variant = _VARIANTS[mode, aggregated]
         self._aggregated = aggregated
         self._type_urls = type_urls
         self._nonces = nonces
@@ -67,6 +71,11 @@ class XdsStream:
     def accepted(self, type_url: str) -> Mapping[str, str]:
         """The version that the peer accepted last of each wanted name; names without one are left out."""
         return self._of(type_url).accepted
+
+    def may_hold(self, type_url: str) -> Mapping[str, frozenset[str]]:
+        """The versions that the peer may hold now of each wanted name: accepted last, or on their way to it. No version
+        at all where that is not known."""
+        return self._of(type_url).may_hold()
 
     def parked(self, type_url: str) -> Mapping[str, frozenset[str]]:
         """The versions that the peer refused and will not be sent again, by wanted name."""
@@ -98,7 +107,7 @@ class XdsStream:
         ]
 
     def _of(self, type_url: str) -> Subscription:
-        return self._subscriptions.get(type_url, Subscription())
+        return self._subscriptions.get(type_url, _NONE)
 
     def _type_url_of(self, request: Any) -> str:
         if request.type_url in self._type_urls:
@@ -116,7 +125,7 @@ class XdsStream:
         self._node_id = self._node_id or node_id
 
     def _check_total(self) -> None:
-        total = sum(len(subscription.names) for subscription in self._subscriptions.values())
+        total = sum(map(len, self._subscriptions.values()))
         if total > MAX_NAMES:
             raise exhausted(f"{total} resource names on one stream: at most {MAX_NAMES} are allowed")
 
@@ -147,8 +156,8 @@ class XdsStream:
         nonce = self._nonces()
         version = subscription.version_with(resources, nonce)
         subscription.launch(nonce, version, resources)
-        response = self._variant.render(_Response(type_url, nonce, version, resources, gone))
-        return Send(response, type_url, {r.name: r.version for r in resources}, nonce)
+        body = self._variant.render(_Response(type_url, nonce, version, resources, gone))
+        return Send(body, self._variant.shape, type_url, {r.name: r.version for r in resources}, nonce)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +175,7 @@ class _Variant(Protocol):
     """What differs between SotW and delta."""
 
     tells_removal: bool
+    shape: Any  # the class of its responses
 
     def check(self, request: Any) -> None:
         """Raises INVALID or EXHAUSTED for names that are out of bounds."""
@@ -179,8 +189,8 @@ class _Variant(Protocol):
         """Applies the peer's wishes; gives the versions by name that it holds already and that are current."""
         ...
 
-    def render(self, response: _Response) -> Any:
-        """The response message."""
+    def render(self, response: _Response) -> bytes:
+        """The response message, serialised. What is the same for all streams, the resources, is serialised once."""
         ...
 
 
@@ -193,6 +203,7 @@ class _Sotw:
     """
 
     tells_removal = False
+    shape = DiscoveryResponse
 
     def __init__(self, *, resumes: bool) -> None:
         self._resumes = resumes
@@ -231,19 +242,16 @@ class _Sotw:
             return {}
         return subscription.resume(held)
 
-    def render(self, response: _Response) -> Any:
-        return DiscoveryResponse(
-            version_info=response.version,
-            resources=[resource.packed(response.type_url) for resource in response.resources],
-            type_url=response.type_url,
-            nonce=response.nonce,
-        )
+    def render(self, response: _Response) -> bytes:
+        head = DiscoveryResponse(version_info=response.version, type_url=response.type_url, nonce=response.nonce)
+        return _joined(head, response, _sotw_entry)
 
 
 class _Delta:
     """Incremental."""
 
     tells_removal = True
+    shape = DeltaDiscoveryResponse
 
     def check(self, request: Any) -> None:
         _check_names(request.resource_names_subscribe, "resource_names_subscribe")
@@ -274,17 +282,23 @@ class _Delta:
         subscription.claim(held.keys())
         return subscription.resume(same)
 
-    def render(self, response: _Response) -> Any:
-        return DeltaDiscoveryResponse(
+    def render(self, response: _Response) -> bytes:
+        head = DeltaDiscoveryResponse(
             system_version_info=response.version,
-            resources=[
-                DeltaResource(name=resource.name, version=resource.version, resource=resource.packed(response.type_url))
-                for resource in response.resources
-            ],
             removed_resources=response.gone,
             type_url=response.type_url,
             nonce=response.nonce,
         )
+        return _joined(head, response, _delta_entry)
+
+
+# they hold no state of a stream
+_VARIANTS: dict[tuple[StreamMode, bool], _Variant] = {
+    (StreamMode.SOTW, False): _Sotw(resumes=True),
+    (StreamMode.SOTW, True): _Sotw(resumes=False),
+    (StreamMode.DELTA, False): _Delta(),
+    (StreamMode.DELTA, True): _Delta(),
+}
 
 
 def fetch(request: Any, type_url: str, snapshot: Snapshot) -> Any:
@@ -299,7 +313,24 @@ def fetch(request: Any, type_url: str, snapshot: Snapshot) -> Any:
     resources = [current[name] for name in sorted(set(request.resource_names)) if name in current]
     if not resources:
         raise not_found("none of the named resources exists")
-    return _Sotw(resumes=False).render(_Response(type_url, "", joint_version(resources), resources))
+    return DiscoveryResponse.FromString(
+        _Sotw(resumes=False).render(_Response(type_url, "", joint_version(resources), resources))
+    )
+
+
+def _joined(head: Any, response: _Response, encode: Callable[[Resource, str], bytes]) -> bytes:
+    """A message whose repeated resources come serialised: serialised messages of a type add up by concatenation."""
+    entries = [resource.wired(encode, response.type_url) for resource in response.resources]
+    return b"".join((head.SerializeToString(), *entries))
+
+
+def _sotw_entry(resource: Resource, type_url: str) -> bytes:
+    return bytes(DiscoveryResponse(resources=[resource.packed(type_url)]).SerializeToString())
+
+
+def _delta_entry(resource: Resource, type_url: str) -> bytes:
+    entry = DeltaResource(name=resource.name, version=resource.version, resource=resource.packed(type_url))
+    return bytes(DeltaDiscoveryResponse(resources=[entry]).SerializeToString())
 
 
 def _check_names(names: Iterable[str], field: str) -> None:

@@ -72,11 +72,17 @@ class _Held:
 class Subscription:
     """The state of one resource type on one stream."""
 
+    __slots__ = ("_flights", "_held", "_order", "last_nonce")
+
     def __init__(self) -> None:
         self._held: dict[str, _Held] = {}
         self._flights: dict[str, Flight] = {}
         self._order = 0
         self.last_nonce = ""
+
+    def __len__(self) -> int:
+        """How many names the peer wants."""
+        return len(self._held)
 
     @property
     def names(self) -> frozenset[str]:
@@ -87,6 +93,21 @@ class Subscription:
     def accepted(self) -> dict[str, str]:
         """The version that the peer accepted last, by name."""
         return {name: held.good.version for name, held in self._held.items() if held.good is not None}
+
+    def may_hold(self) -> dict[str, frozenset[str]]:
+        """The versions that the peer may hold now, by wanted name: the one it accepted last, and those on their way.
+
+        None where that is not known: it accepted none yet, or left so many responses unanswered that the oldest are
+        forgotten.
+        """
+        if len(self._flights) >= MAX_IN_FLIGHT:
+            return dict.fromkeys(self._held, frozenset())
+        held = {name: {each.good.version} if each.good is not None else set() for name, each in self._held.items()}
+        for flight in self._flights.values():
+            for resource in flight.resources:
+                if held.get(resource.name):
+                    held[resource.name].add(resource.version)
+        return {name: frozenset(versions) for name, versions in held.items()}
 
     @property
     def parked(self) -> dict[str, frozenset[str]]:
@@ -160,9 +181,8 @@ class Subscription:
 
     def withdraw(self, current: Mapping[str, Resource]) -> list[str]:
         """The names that the peer holds and that are no more; each is told once."""
-        gone = sorted(
-            n for n, held in self._held.items() if n not in current and (held.sent or held.good or held.claimed)
-        )
+        gone = [n for n, held in self._held.items() if n not in current and (held.sent or held.good or held.claimed)]
+        gone.sort()
         for name in gone:
             # a late verdict on what was sent before does not bring it back
             self._held[name] = _Held(parked=self._held[name].parked, good_order=self._order)
@@ -174,6 +194,8 @@ class Subscription:
         Where that depends on verdicts still to come it is made unique by the nonce, so that a peer that comes back with
         it is never believed to hold what it may have refused.
         """
+        if len(self._held) == len(resources) == 1:
+            return resources[0].version
         view = {name: held.good for name, held in self._held.items() if held.good is not None}
         view |= {resource.name: resource for resource in resources}
         names = {resource.name for resource in resources}

@@ -16,8 +16,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from meshca.agent.agent import write_files
 from meshca.agent.files import CertificateFiles
+from meshca.agent.holding import write_files
 from meshca.agent.identity import AgentIdentity
 from meshca.agent.state import AgentState
 from tests.agent.identities import identity

@@ -144,5 +144,5 @@ async def test_state_is_kept_beside_the_socket_unless_told_otherwise(short_tmp: 
     (short_tmp / "roots.pem").write_bytes(fresh_root().certificate.public_bytes(Encoding.PEM))
     beside = build_agent(settings(short_tmp))
     elsewhere = build_agent(settings(short_tmp, state_dir=short_tmp / "mine"))
-    assert beside._state.path == short_tmp / "run" / "state" / "identity.json"
-    assert elsewhere._state.path == short_tmp / "mine" / "identity.json"
+    assert beside._holding._state.path == short_tmp / "run" / "state" / "identity.json"
+    assert elsewhere._holding._state.path == short_tmp / "mine" / "identity.json"

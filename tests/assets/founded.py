@@ -7,26 +7,32 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
 
+from meshca.authority.actions import IssuerPolicy, RootPolicy, RotationPolicy
+from meshca.authority.plan import Fleet
 from meshca.authority.ring import AuthorityKind, AuthorityRing
-from meshca.authority.schedule import IssuerPolicy
 from meshca.errors import MeshcaError
 from meshca.pki.keys import KeyAlgorithm
 from meshca.pki.profiles import IssuanceProfile
 from meshca.ports import AuthorityStore
 from meshca.services.authorities import AuthorityMaker, found
+from meshca.services.control import AuthorityControl
+from meshca.services.evidence import RelyingParties
 from meshca.services.issuance import Issuance, IssuedChain, SigningRequest
-from meshca.services.rotation import Rotation
+from meshca.services.ring import RingKeeper
+from meshca.services.rotation import AuthorityPlan, Rotation
 from meshca.services.signing import Signing
 from meshca.spiffe.ids import SpiffeId
 from meshca.spiffe.peers import AuthenticationMethod, Caller
-from meshca.stores.memory import MemoryAuthorityStore, MemoryJoinTokenStore, MemoryLedger
+from meshca.stores.memory import MemoryAuthorityStore, MemoryEvidenceStore, MemoryJoinTokenStore, MemoryLedger
 from tests.assets.authorities import FOUNDED, MESH
 from tests.fakes.clock import SetClock, Stopwatch
 from tests.fakes.failing import CrashingAuthorityStore, JournalledKeyManager, JournalledLedger
 from tests.fakes.key_manager import MemoryKeyManager
 
 T = TypeVar("T")
-POLICY = IssuerPolicy(timedelta(days=30), 1 / 2, 5 / 6, timedelta(hours=24))
+PROPAGATION = timedelta(seconds=20)
+POLICY = IssuerPolicy(timedelta(days=30), 1 / 2, 5 / 6, timedelta(hours=24), propagation=PROPAGATION)
+SOAK = timedelta(seconds=30)
 WORKLOAD = Caller(SpiffeId.parse("spiffe://example.org/ns/a/sa/b"), AuthenticationMethod.JOIN_TOKEN, "0123456789abcdef")
 
 
@@ -42,16 +48,34 @@ class FoundedCa:
     policy: IssuerPolicy = POLICY
     profile: IssuanceProfile = field(default_factory=IssuanceProfile)
     join_tokens: MemoryJoinTokenStore = field(default_factory=MemoryJoinTokenStore)
+    evidence: MemoryEvidenceStore = field(default_factory=MemoryEvidenceStore)
     watch: Stopwatch = field(default_factory=Stopwatch)  # stands still, whatever the clock does
+    root: RootPolicy | None = None
 
     def __post_init__(self) -> None:
         self.restart()
+
+    @property
+    def plan(self) -> AuthorityPlan:
+        """How this server makes authorities."""
+        leaf_ttl = self.policy.max_leaf_ttl
+        root = self.root or RootPolicy(timedelta(days=3650), SOAK, leaf_ttl, automatic=False, propagation=PROPAGATION)
+        policy = RotationPolicy(self.policy, root)
+        return AuthorityPlan(policy, KeyAlgorithm.P256, KeyAlgorithm.P256, Fleet(1000.0, timedelta(hours=1)))
 
     def restart(self) -> None:
         """New services, as after a crash: only what is durable is left."""
         self.signing = Signing(self.watch)
         self.maker = AuthorityMaker(self.keys, self.ledger, self.clock)
-        self.rotation = self.second_rotation(self.signing)
+        self.keeper = RingKeeper(self.store, self.keys, self.signing)
+        # real time is what the clock shows: tests of what a clock does that leaps ahead have a stopwatch of their own
+        self.relying = RelyingParties(
+            self.ledger, self.evidence, self.clock, lambda: self.clock.now().timestamp(), self.policy.max_leaf_ttl
+        )
+        self.rotation = Rotation(self.keeper, self.maker, self.relying.evidence, self.clock, self.plan)
+        self.control = AuthorityControl(
+            self.keeper, self.store, self.maker, self.relying.evidence, self.clock, self.plan, timedelta(hours=1)
+        )
         self.issuance = Issuance(self.signing, self.ledger, self.join_tokens, self.clock, self.profile)
 
     def issue(self, caller: Caller, request: SigningRequest) -> IssuedChain:
@@ -62,9 +86,14 @@ class FoundedCa:
         """`Issuance.issue_batch`, for the same."""
         return _given(self.issuance.issue_batch(caller, requests))
 
-    def second_rotation(self, signing: Signing, store: AuthorityStore | None = None) -> Rotation:
-        """Another server's rotation on the same stores, or on its own way (`store`) to the same ring."""
-        return Rotation(store or self.store, self.keys, self.maker, signing, self.clock, self.policy, KeyAlgorithm.P256)
+    def second_keeper(self, signing: Signing, store: AuthorityStore | None = None) -> RingKeeper:
+        """Another server's keeper of the same ring, or on its own way (`store`) to it."""
+        return RingKeeper(store or self.store, self.keys, signing)
+
+    def second_rotation(self, signing: Signing) -> Rotation:
+        """Another server's rotation on the same stores."""
+        keeper = self.second_keeper(signing)
+        return Rotation(keeper, self.maker, self.relying.evidence, self.clock, self.plan)
 
     @property
     def ring(self) -> AuthorityRing:
@@ -120,6 +149,6 @@ def found_ca(
         profile or IssuanceProfile(),
     )
     found(ca.maker, ca.store, MESH, root=(algorithm, root_ttl), issuer=(algorithm, policy.ttl))
-    ca.rotation.refresh()
+    ca.keeper.refresh()
     ca.forget_journal()
     return ca

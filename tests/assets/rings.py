@@ -23,20 +23,23 @@ def authority(
     *,
     not_before: datetime = FOUNDED,
     ttl: timedelta = timedelta(days=30),
-    last_leaf_not_after: datetime | None = None,
+    issuer_id: str | None = None,
+    since: datetime | None = None,
+    bundle_sequence: int = 0,
 ) -> Authority:
-    """An authority whose id tells its kind and index."""
+    """An authority whose id tells its kind and index; unless told otherwise an issuer is under a root of its own."""
     return Authority(
         id=f"{kind.value}{index}",
         kind=kind,
         state=state,
         certificate=root_der(index),
         chain=(),
-        issuer_id=f"root{index}",
+        issuer_id=f"root{index}" if issuer_id is None else issuer_id,
         key_id=f"{kind.value}-key-{index}",
         not_before=not_before,
         not_after=not_before + ttl,
-        last_leaf_not_after=last_leaf_not_after,
+        bundle_sequence=bundle_sequence,
+        since=since,
     )
 
 

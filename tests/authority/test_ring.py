@@ -14,11 +14,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from meshca.authority.ring import (
     TRANSITIONS,
     Advanced,
+    Authority,
     AuthorityKind,
     AuthorityRing,
     AuthorityState,
     Prepared,
     RingEvent,
+    RootRotation,
+    RotationAborted,
+    RotationBegun,
     Step,
     apply,
     apply_all,
@@ -29,13 +33,14 @@ from tests.assets.rings import authority, ring_of, root_der
 
 ROOT, ISSUER = AuthorityKind.ROOT, AuthorityKind.ISSUER
 PREPARED, ACTIVE, OLD, TAINTED, REVOKED = AuthorityState
-LAST_LEAF = FOUNDED + timedelta(hours=25)
 
 # Written out once more, so that a change of the table is seen by somebody.
 LEGAL = {
     (PREPARED, Step.ACTIVATE): ACTIVE,
     (OLD, Step.ACTIVATE): ACTIVE,
     (ACTIVE, Step.RETIRE): OLD,
+    (PREPARED, Step.TAINT): TAINTED,
+    (ACTIVE, Step.TAINT): TAINTED,
     (OLD, Step.TAINT): TAINTED,
     (TAINTED, Step.REVOKE): REVOKED,
     (PREPARED, Step.PRUNE): None,
@@ -54,7 +59,7 @@ def test_the_table_is_the_one_that_was_agreed() -> None:
 def test_each_pair_of_state_and_step_does_what_the_table_says(
     kind: AuthorityKind, state: AuthorityState, step: Step
 ) -> None:
-    ring = ring_of(authority(1, kind, state))
+    ring = ring_of(authority(1, kind, state), authority(2, ROOT))
     if (state, step) not in LEGAL:
         with pytest.raises(MeshcaError) as refused:
             apply(ring, Advanced(f"{kind.value}1", step))
@@ -65,32 +70,15 @@ def test_each_pair_of_state_and_step_does_what_the_table_says(
     assert (moved.state if moved else None) == LEGAL[state, step]
 
 
-def test_activating_one_retires_the_other_and_bounds_what_it_signed() -> None:
-    ring = ring_of(authority(1, ISSUER, ACTIVE), authority(2))
-    after = apply(ring, Advanced("issuer2", Step.ACTIVATE, LAST_LEAF))
-    assert [(a.id, a.state, a.last_leaf_not_after) for a in after.authorities] == [
-        ("issuer1", OLD, LAST_LEAF),
-        ("issuer2", ACTIVE, None),
-    ]
+def test_activating_one_retires_the_other() -> None:
+    after = apply(ring_of(authority(1, ISSUER, ACTIVE), authority(2)), Advanced("issuer2", Step.ACTIVATE))
+    assert [(a.id, a.state) for a in after.authorities] == [("issuer1", OLD), ("issuer2", ACTIVE)]
 
 
 def test_activating_leaves_other_kinds_alone() -> None:
     ring = ring_of(authority(1, ROOT, ACTIVE), authority(2, AuthorityKind.JWT, ACTIVE), authority(3))
-    after = apply(ring, Advanced("issuer3", Step.ACTIVATE, LAST_LEAF))
+    after = apply(ring, Advanced("issuer3", Step.ACTIVATE))
     assert [a.state for a in after.authorities] == [ACTIVE, ACTIVE, ACTIVE]
-
-
-def test_going_back_to_the_old_one_takes_its_bound_away() -> None:
-    ring = ring_of(authority(1, ISSUER, OLD, last_leaf_not_after=LAST_LEAF), authority(2, ISSUER, ACTIVE))
-    after = apply(ring, Advanced("issuer1", Step.ACTIVATE, LAST_LEAF))
-    assert [(a.state, a.last_leaf_not_after) for a in after.authorities] == [(ACTIVE, None), (OLD, LAST_LEAF)]
-
-
-def test_tainting_and_revoking_keep_what_is_known_of_the_last_leaf() -> None:
-    ring = ring_of(authority(1, ISSUER, OLD, last_leaf_not_after=LAST_LEAF))
-    tainted = apply(ring, Advanced("issuer1", Step.TAINT))
-    revoked = apply(tainted, Advanced("issuer1", Step.REVOKE))
-    assert [r.authorities[0].last_leaf_not_after for r in (tainted, revoked)] == [LAST_LEAF, LAST_LEAF]
 
 
 def test_activating_what_is_active_changes_nothing() -> None:
@@ -166,6 +154,127 @@ def test_the_bundle_in_which_a_root_appeared_is_remembered() -> None:
     assert [a.bundle_sequence for a in ring.authorities] == [1, 2, 0]
 
 
+def test_the_last_root_cannot_be_taken_out_of_the_bundle() -> None:
+    for state, step in ((TAINTED, Step.REVOKE), (OLD, Step.PRUNE)):
+        with pytest.raises(MeshcaError) as refused:
+            apply(ring_of(authority(1, ROOT, state), authority(2, ROOT, REVOKED)), Advanced("root1", step))
+        assert refused.value.kind is ErrorKind.CONFLICT
+        assert refused.value.message.endswith("the trust bundle would be empty without it")
+
+
+def test_whatever_a_tainted_root_has_signed_is_tainted_with_it() -> None:
+    below = [authority(i, ISSUER, state, issuer_id="root1") for i, state in enumerate((ACTIVE, PREPARED, OLD, REVOKED))]
+    other = authority(9, ISSUER, OLD, issuer_id="root2")
+    ring = ring_of(authority(1, ROOT, ACTIVE), authority(2, ROOT, OLD), *below, other)
+    deadline = FOUNDED + timedelta(hours=1)
+    after = apply(ring, Advanced("root1", Step.TAINT, FOUNDED, deadline))
+    assert [a.state for a in after.authorities] == [TAINTED, OLD, TAINTED, TAINTED, TAINTED, REVOKED, OLD]
+    assert [a.distrust_at for a in after.authorities] == [deadline, *[None] * 6]
+    assert after.active(ROOT) is None
+    assert after.active(ISSUER) is None
+    assert after.sequence == ring.sequence, "it stays in the bundle until nobody depends on it"
+
+
+def begun(*authorities: Authority) -> AuthorityRing:
+    return apply(ring_of(*authorities), RotationBegun(RootRotation("operator", "because", FOUNDED)))
+
+
+def test_a_rotation_knows_where_it_came_from_and_takes_the_next_root_that_is_made() -> None:
+    ring = begun(authority(1, ROOT, ACTIVE))
+    assert ring.rotation == RootRotation("operator", "because", FOUNDED, predecessor="root1")
+    assert ring.successor is None
+    ring = apply(ring, Prepared(authority(2, ROOT)))
+    assert ring.successor is ring.find("root2")
+    assert apply(ring, Prepared(authority(3, ROOT))).successor == ring.successor
+
+
+def test_a_rotation_takes_a_root_that_is_prepared_already() -> None:
+    assert begun(authority(1, ROOT, ACTIVE), authority(2, ROOT)).rotation.successor == "root2"  # type: ignore[union-attr]
+
+
+def test_a_tainted_successor_gives_way_to_another() -> None:
+    ring = apply(begun(authority(1, ROOT, ACTIVE), authority(2, ROOT)), Advanced("root2", Step.TAINT))
+    assert ring.successor is None
+    assert apply(ring, Prepared(authority(3, ROOT))).successor.id == "root3"  # type: ignore[union-attr]
+
+
+def test_there_is_one_rotation_at_a_time() -> None:
+    with pytest.raises(MeshcaError, match="a rotation of the root is under way since 2026-06-01T12:00:00Z") as refused:
+        apply(begun(authority(1, ROOT, ACTIVE)), RotationBegun(RootRotation("operator", "again", FOUNDED)))
+    assert refused.value.kind is ErrorKind.CONFLICT
+
+
+ABORT = RotationAborted(FOUNDED)
+
+
+def test_aborting_before_the_successor_is_used_forgets_it() -> None:
+    ring = begun(authority(1, ROOT, ACTIVE), authority(2, ROOT))
+    after = apply(ring, ABORT)
+    assert [(a.id, a.state) for a in after.authorities] == [("root1", ACTIVE)]
+    assert (after.sequence, after.rotation, after.held_since) == (ring.sequence + 1, None, FOUNDED)
+
+
+def test_aborting_after_the_successor_was_used_goes_back_to_the_one_before() -> None:
+    ring = apply(begun(authority(1, ROOT, ACTIVE), authority(2, ROOT)), Advanced("root2", Step.ACTIVATE))
+    after = apply(ring, ABORT)
+    assert [(a.id, a.state) for a in after.authorities] == [("root1", ACTIVE), ("root2", OLD)]
+    assert after.sequence == ring.sequence, "both stay trusted"
+    assert after.held_since == FOUNDED
+
+
+def test_aborting_before_a_successor_was_made_ends_the_rotation() -> None:
+    after = apply(begun(authority(1, ROOT, ACTIVE)), ABORT)
+    assert (after.rotation, after.active(ROOT)) == (None, authority(1, ROOT, ACTIVE))
+
+
+@pytest.mark.parametrize("fate", [Step.TAINT, Step.PRUNE])
+def test_there_is_no_way_back_to_a_root_that_is_tainted_or_gone(fate: Step) -> None:
+    ring = begun(authority(1, ROOT, ACTIVE), authority(2, ROOT))
+    ring = apply_all(ring, Advanced("root2", Step.ACTIVATE), Advanced("root1", fate))
+    with pytest.raises(MeshcaError, match="so there is no way back to it: rotate again") as refused:
+        apply(ring, ABORT)
+    assert refused.value.kind is ErrorKind.CONFLICT
+
+
+def test_a_rotation_whose_successor_was_tainted_before_it_was_used_can_be_aborted() -> None:
+    ring = apply(begun(authority(1, ROOT, ACTIVE), authority(2, ROOT)), Advanced("root2", Step.TAINT))
+    after = apply(ring, ABORT)
+    assert [(a.id, a.state) for a in after.authorities] == [("root1", ACTIVE), ("root2", TAINTED)]
+    assert (after.rotation, after.held_since) == (None, FOUNDED)
+
+
+def test_a_rotation_whose_successor_was_put_aside_by_hand_can_be_aborted() -> None:
+    ring = begun(authority(1, ROOT, ACTIVE), authority(2, ROOT))
+    ring = apply_all(ring, Advanced("root2", Step.ACTIVATE), Advanced("root1", Step.ACTIVATE))
+    after = apply(ring, ABORT)
+    assert [(a.id, a.state) for a in after.authorities] == [("root1", ACTIVE), ("root2", OLD)]
+    assert (after.rotation, after.held_since) == (None, FOUNDED)
+
+
+def test_aborting_after_a_used_successor_was_tainted_goes_back_to_the_one_before() -> None:
+    ring = begun(authority(1, ROOT, ACTIVE), authority(2, ROOT))
+    ring = apply_all(ring, Advanced("root2", Step.ACTIVATE), Advanced("root2", Step.TAINT))
+    after = apply(ring, ABORT)
+    assert [(a.id, a.state) for a in after.authorities] == [("root1", ACTIVE), ("root2", TAINTED)]
+
+
+def test_what_is_not_under_way_cannot_be_aborted() -> None:
+    with pytest.raises(MeshcaError, match="no rotation of the root is under way") as refused:
+        apply(ring_of(authority(1, ROOT, ACTIVE)), ABORT)
+    assert refused.value.kind is ErrorKind.CONFLICT
+
+
+def test_beginning_a_rotation_ends_the_hold_of_an_abort() -> None:
+    held = apply(begun(authority(1, ROOT, ACTIVE)), ABORT)
+    assert apply(held, RotationBegun(RootRotation("operator", "again", FOUNDED))).held_since is None
+
+
+def test_each_step_says_since_when_the_authority_is_in_its_state() -> None:
+    later = FOUNDED + timedelta(hours=1)
+    after = apply(ring_of(authority(1, ISSUER, ACTIVE), authority(2)), Advanced("issuer2", Step.ACTIVATE, at=later))
+    assert [a.since for a in after.authorities] == [later, later]
+
+
 class RingMachine(RuleBasedStateMachine):
     """Any events in any order, held against a model that knows only the agreed table."""
 
@@ -189,8 +298,8 @@ class RingMachine(RuleBasedStateMachine):
     def advance(self, data: st.DataObject, step: Step) -> None:
         chosen = data.draw(st.sampled_from([*sorted(self.model), "stranger"]))
         kind, state = self.model.get(chosen, (None, None))
-        legal = state is not None and (state, step) in LEGAL
-        if not self.attempt(Advanced(chosen, step, LAST_LEAF), legal=legal):
+        legal = state is not None and (state, step) in LEGAL and not self.would_empty_the_bundle(chosen, step)
+        if not self.attempt(Advanced(chosen, step), legal=legal):
             return
         assert kind is not None
         assert state is not None
@@ -198,6 +307,11 @@ class RingMachine(RuleBasedStateMachine):
             self.retire(kind)
         self.changes += kind is ROOT and (state is not REVOKED) and LEGAL[state, step] in (REVOKED, None)
         self.move(chosen, kind, LEGAL[state, step])
+
+    def would_empty_the_bundle(self, chosen: str, step: Step) -> bool:
+        kind, state = self.model[chosen]
+        trusted = {name for name, (kind, state) in self.model.items() if kind is ROOT and state is not REVOKED}
+        return kind is ROOT and LEGAL[state, step] in (REVOKED, None) and trusted == {chosen}
 
     def retire(self, kind: AuthorityKind) -> None:
         for other, (other_kind, state) in self.model.items():
@@ -236,13 +350,10 @@ class RingMachine(RuleBasedStateMachine):
         assert self.ring.sequence == self.changes
 
     @invariant()
-    def the_bundle_is_never_empty(self) -> None:
+    def a_bundle_that_was_there_once_is_never_empty(self) -> None:
         trusted = [a for a in self.ring.of(ROOT) if a.state is not REVOKED]
-        if trusted:
+        if self.changes:
             assert self.ring.bundle().x509_authorities == tuple(a.certificate for a in trusted)
-            return
-        with pytest.raises(MeshcaError):
-            self.ring.bundle()
 
 
 TestRingMachine = RingMachine.TestCase

@@ -1,114 +1,91 @@
-"""When the next issuing CA is prepared, put to use, and the last one forgotten."""
+"""What is due on the whole ring, in which order; and whose coverage has a say."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
-from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
-from meshca.authority.schedule import Action, Activate, IssuerPolicy, PrepareIssuer, Prune, decide
+from meshca.authority.actions import (
+    Activate,
+    BeginRotation,
+    IssuerPolicy,
+    PrepareIssuer,
+    Prune,
+    Revoke,
+    RootPolicy,
+    RotationPolicy,
+)
+from meshca.authority.evidence import Coverage, Evidence
+from meshca.authority.ring import Authority, AuthorityKind, AuthorityState, RootRotation
+from meshca.authority.schedule import decide, sequences_in_question
 from tests.assets.authorities import FOUNDED
 from tests.assets.rings import authority, ring_of
 
-DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
-POLICY = IssuerPolicy(30 * DAY, 1 / 2, 5 / 6, DAY)
-ISSUER = AuthorityKind.ISSUER
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+ROOT, ISSUER = AuthorityKind.ROOT, AuthorityKind.ISSUER
 PREPARED, ACTIVE, OLD, TAINTED, REVOKED = AuthorityState
+POLICY = RotationPolicy(IssuerPolicy(30 * DAY, 0.6, 5 / 6, DAY), RootPolicy(100 * DAY, HOUR, DAY))
+LATER = FOUNDED + 85 * DAY
 
 
-def issuer(index: int, state: AuthorityState, born: int = 0, last_leaf: datetime | None = None) -> Authority:
-    """An issuing CA born on a day, with 30 days to live."""
-    return authority(index, ISSUER, state, not_before=FOUNDED + born * DAY, last_leaf_not_after=last_leaf)
+def root(index: int, state: AuthorityState, sequence: int = 0) -> Authority:
+    """A root that lives for 100 days and came into its state when it was made."""
+    return authority(index, ROOT, state, ttl=100 * DAY, since=FOUNDED, bundle_sequence=sequence)
 
 
-def at(day: float) -> datetime:
-    return FOUNDED + day * DAY
+def issuer(index: int, state: AuthorityState, under: int) -> Authority:
+    """An issuing CA that is sixteen days old."""
+    return authority(index, ISSUER, state, not_before=LATER - 16 * DAY, issuer_id=f"root{under}", since=FOUNDED)
 
 
-FIRST, SECOND_ONE = issuer(1, ACTIVE), issuer(2, PREPARED, born=15)
-PREPARE, USE_SECOND = PrepareIssuer(), Activate("issuer2")
+def test_nothing_is_due_on_a_young_ring() -> None:
+    ring = ring_of(root(1, ACTIVE), authority(2, ISSUER, ACTIVE, issuer_id="root1"))
+    assert decide(ring, POLICY, FOUNDED + DAY, Evidence(at=FOUNDED + DAY)) == ()
 
-CASES: dict[str, tuple[tuple[Authority, ...], datetime, tuple[Action, ...]]] = {
-    "nothing is due in the first half": ((FIRST,), at(15) - SECOND, ()),
-    "the next is prepared at half life": ((FIRST,), at(15), (PREPARE,)),
-    "it is not prepared twice": ((FIRST, SECOND_ONE), at(16), ()),
-    "it waits for five sixths": ((FIRST, SECOND_ONE), at(25) - SECOND, ()),
-    "it is put to use at five sixths": ((FIRST, SECOND_ONE), at(25), (USE_SECOND,)),
-    "without a prepared one, one is made late": ((FIRST,), at(25), (PREPARE,)),
-    "an expired one is replaced": ((FIRST,), at(40), (PREPARE,)),
-    "an expired one is replaced by the prepared one": ((FIRST, SECOND_ONE), at(40), (USE_SECOND,)),
-    "a prepared one that expired is no use": ((FIRST, issuer(2, PREPARED, -40)), at(16), (PREPARE, Prune("issuer2"))),
-    "a prepared one that expired is forgotten": ((FIRST, issuer(2, PREPARED, -40)), at(1), (Prune("issuer2"),)),
-    "without an active one, one is made": ((), at(0), (PREPARE,)),
-    "without an active one, the prepared one is used": ((issuer(2, PREPARED),), at(1), (USE_SECOND,)),
-    "of two prepared ones the first is used": (
-        (FIRST, SECOND_ONE, issuer(3, PREPARED, born=16)),
-        at(25),
-        (USE_SECOND,),
-    ),
-    "an old one stays while a leaf may live": ((FIRST, issuer(0, OLD, -20, at(2))), at(2) - SECOND, ()),
-    "an old one goes with its last leaf": ((FIRST, issuer(0, OLD, -20, at(2))), at(2), (Prune("issuer0"),)),
-    "an old one goes with its own end": ((FIRST, issuer(0, OLD, -29, at(2))), at(1), (Prune("issuer0"),)),
-    "without a bound, an old one stays to its end": ((FIRST, issuer(0, OLD, -20)), at(10) - SECOND, ()),
-    "a tainted one goes with its last leaf": ((FIRST, issuer(0, TAINTED, -20, at(2))), at(2), (Prune("issuer0"),)),
-    "a revoked one goes with its last leaf": ((FIRST, issuer(0, REVOKED, -20, at(2))), at(2), (Prune("issuer0"),)),
-    "the active one is never forgotten": ((issuer(1, ACTIVE, -90),), at(0), (PREPARE,)),
-    "several old ones go at once, after what is urgent": (
-        (issuer(0, OLD, -90), FIRST, issuer(9, OLD, -80)),
-        at(25),
-        (PREPARE, Prune("issuer0"), Prune("issuer9")),
-    ),
-    "one from the future, made while the clock was ahead, is replaced": ((FIRST,), at(-1), (PREPARE,)),
-    "two from the future are no use": ((FIRST, SECOND_ONE), at(-1), (PREPARE,)),
-    "one from the future gives way to one that is valid": ((FIRST, issuer(2, PREPARED, -2)), at(-1), (USE_SECOND,)),
-    "one from the future that is prepared is enough": ((issuer(1, ACTIVE, -16), SECOND_ONE), at(0), ()),
-    "one from the future, replaced, stays while its leaves may live": (
-        (issuer(1, ACTIVE, -2), issuer(2, OLD, 40, at(41))),
-        at(0),
-        (),
-    ),
+
+def test_roots_come_before_issuing_cas_and_both_before_what_can_be_forgotten() -> None:
+    ring = ring_of(root(3, OLD), root(1, ACTIVE), issuer(4, OLD, 1), issuer(2, ACTIVE, 9))
+    assert decide(ring, POLICY, LATER, Evidence(at=LATER)) == (
+        BeginRotation("the active root is past 80% of its life"),
+        PrepareIssuer(),
+        Prune("root3"),
+        Prune("issuer4"),
+    )
+
+
+def test_distrust_is_not_left_for_later_with_what_can_be_forgotten() -> None:
+    policy = replace(POLICY, root=replace(POLICY.root, automatic=False))
+    ring = ring_of(root(3, OLD), root(4, TAINTED), root(1, ACTIVE), issuer(2, ACTIVE, 1), issuer(5, PREPARED, 9))
+    assert decide(ring, policy, LATER, Evidence(at=LATER)) == (Revoke("root4"), Prune("root3"), Prune("issuer5"))
+
+
+def test_each_tier_goes_by_its_own_policy_and_by_the_evidence() -> None:
+    rotation = RootRotation("operator", "because", FOUNDED, predecessor="root1", successor="root3")
+    ring = replace(ring_of(root(1, ACTIVE), issuer(2, ACTIVE, 1), root(3, PREPARED, 7)), rotation=rotation)
+    covered = Evidence({7: Coverage(7, 1, 1, (), LATER - HOUR)}, at=LATER)
+    assert decide(ring, POLICY, LATER, covered) == (Activate("root3"),)
+    assert decide(ring, POLICY, LATER, replace(covered, coverage={})) == ()
+    patient = replace(POLICY, root=replace(POLICY.root, soak=2 * HOUR))
+    assert decide(ring, patient, LATER, covered) == ()
+    hasty = replace(POLICY, issuer=replace(POLICY.issuer, prepare_at=0.5))
+    assert decide(ring, hasty, LATER, covered) == (Activate("root3"), PrepareIssuer())
+
+
+QUESTIONS: dict[str, tuple[tuple[Authority, ...], tuple[int, ...]]] = {
+    "the current bundle, always": ((), (9,)),
+    "the bundle in which a prepared root appeared": ((root(1, PREPARED, 5),), (5, 9)),
+    "that of an old root, which may be used again": ((root(1, OLD, 3),), (3, 9)),
+    "not that of the active root": ((root(1, ACTIVE, 1),), (9,)),
+    "not that of roots that are never used again": ((root(1, TAINTED, 1), root(2, REVOKED, 2)), (9,)),
+    "not those of other kinds": ((authority(1, ISSUER, PREPARED, bundle_sequence=4),), (9,)),
+    "each once": ((root(1, OLD, 3), root(2, PREPARED, 9), root(4, PREPARED, 3)), (3, 9)),
+    "in the order of the ring": ((root(2, PREPARED, 5), root(1, OLD, 3)), (5, 3, 9)),
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_decides(case: str) -> None:
-    authorities, now, actions = CASES[case]
-    root = authority(7, AuthorityKind.ROOT, ACTIVE, not_before=at(-200), ttl=3650 * DAY)
-    assert decide(ring_of(root, *authorities), POLICY, now) == actions
-
-
-def test_nothing_is_made_under_a_root_from_the_future() -> None:
-    """A clock that is far behind mends itself or is mended; keys that are made meanwhile would be good for nothing."""
-    root = authority(7, AuthorityKind.ROOT, ACTIVE, ttl=3650 * DAY)
-    assert decide(ring_of(root, FIRST), POLICY, at(-1)) == ()
-    assert decide(ring_of(root), POLICY, at(-1)) == ()
-    assert decide(ring_of(root), POLICY, at(0)) == (PREPARE,)
-
-
-def test_roots_and_jwt_keys_are_left_alone() -> None:
-    others = [authority(i, kind, OLD) for i, kind in enumerate((AuthorityKind.ROOT, AuthorityKind.JWT))]
-    assert decide(ring_of(FIRST, *others), POLICY, at(1)) == ()
-    assert decide(ring_of(*others, issuer(8, ACTIVE, 100)), POLICY, at(100)) == ()
-
-
-def under(root_ends: datetime, *authorities: Authority) -> AuthorityRing:
-    root = replace(authority(7, AuthorityKind.ROOT, ACTIVE, ttl=3650 * DAY), not_after=root_ends)
-    return ring_of(root, *(replace(a, issuer_id=root.id) for a in authorities))
-
-
-def test_an_issuer_that_could_not_sign_a_leaf_of_full_length_is_replaced_early() -> None:
-    """As after `leaf.max_ttl` was raised, or an `init` with a short first issuing CA."""
-    generous = IssuerPolicy(30 * DAY, 1 / 2, 5 / 6, 20 * DAY)
-    assert decide(under(at(3650), FIRST), generous, at(10) - SECOND) == ()
-    assert decide(under(at(3650), FIRST), generous, at(10)) == (PREPARE,)
-    assert decide(under(at(3650), FIRST, issuer(2, PREPARED, born=9)), generous, at(10)) == (USE_SECOND,)
-    late = replace(generous, slack=2 * DAY)
-    assert decide(under(at(3650), FIRST), late, at(8)) == (PREPARE,)
-
-
-def test_an_issuer_that_ends_with_its_root_has_no_successor() -> None:
-    ends_together = under(FIRST.not_after, FIRST)
-    for day in (1, 16, 26, 29.999, 30, 31):
-        assert decide(ends_together, POLICY, at(day)) == ()
+@pytest.mark.parametrize("case", QUESTIONS)
+def test_the_coverage_that_has_a_say_is_that_of(case: str) -> None:
+    authorities, sequences = QUESTIONS[case]
+    assert sequences_in_question(ring_of(*authorities, sequence=9)) == sequences

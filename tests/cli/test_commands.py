@@ -28,7 +28,8 @@ async def server(short_tmp: Path) -> AsyncIterator[Server]:
 
 def test_help_is_there_for_every_command_and_imports_nothing_heavy() -> None:
     commands = ["", "init", "server", "agent", "token create", "bundle show", "ledger list", "ledger show"]
-    for command in [*commands, "authority list", "envoy-bootstrap", "demo"]:
+    commands += [f"authority {step}" for step in ("list", "show", "prepare", "activate", "taint", "revoke", "prune")]
+    for command in [*commands, "rotate root", "rotate status", "rotate abort", "status", "envoy-bootstrap", "demo"]:
         assert "--help" in meshca(*command.split(), "--help")
     probe = "import sys, meshca.cli.app; print([m for m in ('grpc', 'sqlalchemy', 'cryptography') if m in sys.modules])"
     done = subprocess.run([MESHCA[0], "-c", probe], capture_output=True, text=True, check=True)

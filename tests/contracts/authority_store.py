@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 
-from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
+from meshca.authority.journal import JournalEntry
+from meshca.authority.ring import (
+    Authority,
+    AuthorityKind,
+    AuthorityRing,
+    AuthorityState,
+    RenewalOrder,
+    RootRotation,
+)
 from meshca.errors import ErrorKind, MeshcaError
 from meshca.ports import AuthorityStore, StoredRing
 from meshca.spiffe.ids import TrustDomain
@@ -18,7 +27,7 @@ NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
 
 def a_ring(sequence: int = 3) -> AuthorityRing:
-    """A ring that uses every field of an authority. Stores do not look inside certificates."""
+    """A ring that uses every field there is. Stores do not look inside certificates, nor whether it makes sense."""
     root = Authority(
         id="aa" * 20,
         kind=AuthorityKind.ROOT,
@@ -35,18 +44,28 @@ def a_ring(sequence: int = 3) -> AuthorityRing:
         root,
         id="bb" * 20,
         kind=AuthorityKind.ISSUER,
-        state=AuthorityState.OLD,
+        state=AuthorityState.TAINTED,
         certificate=bytes(range(256)),
         chain=(b"\x30\x00", b"\xff"),
         key_id="issuer-1",
         bundle_sequence=0,
-        last_leaf_not_after=NOW + timedelta(hours=24),
+        since=NOW - timedelta(days=1),
+        distrust_at=NOW + timedelta(days=7),
     )
-    return AuthorityRing(TrustDomain("example.org"), sequence, (root, issuer))
+    rotation = RootRotation("operator", "quarterly", NOW - timedelta(hours=2), "aa" * 20, "cc" * 20)
+    renewal = RenewalOrder(("bb" * 20,), NOW - timedelta(hours=1), 60)
+    held_since = NOW - timedelta(hours=3)
+    return AuthorityRing(TrustDomain("example.org"), sequence, (root, issuer), rotation, held_since, renewal)
+
+
+def an_entry(sequence: int, **changes: Any) -> JournalEntry:
+    """What the schedule did at NOW, after which the bundle's sequence was `sequence`."""
+    entry = JournalEntry(NOW, "schedule", "activate", "aa" * 20, "covered", forced=False, sequence=sequence)
+    return replace(entry, **changes)
 
 
 def _save(store: AuthorityStore, revision: int, sequence: int) -> StoredRing:
-    return store.save(a_ring(sequence), expected_revision=revision)
+    return store.save(a_ring(sequence), expected_revision=revision, entries=[an_entry(sequence)])
 
 
 class AuthorityStoreContract:
@@ -87,3 +106,40 @@ class AuthorityStoreContract:
             won = [outcome for outcome in outcomes if isinstance(outcome, StoredRing)]
             assert won == [authorities.load()]
             assert {o.kind for o in outcomes if isinstance(o, MeshcaError)} == {ErrorKind.CONFLICT}
+            journal = authorities.journal(10)
+            assert len(journal) == revision + 1
+            assert journal[0].sequence == won[0].ring.sequence
+
+    def test_an_empty_journal_has_no_entries(self, authorities: AuthorityStore) -> None:
+        authorities.save(a_ring(), expected_revision=0)
+        assert authorities.journal(10) == ()
+
+    def test_the_journal_gives_back_every_field_newest_first(self, authorities: AuthorityStore) -> None:
+        forced = JournalEntry(NOW + timedelta(hours=1), "uid 1000 (cårl)", "prune", "", "", forced=True, sequence=2**40)
+        authorities.save(a_ring(1), expected_revision=0, entries=[an_entry(1), an_entry(2)])
+        authorities.save(a_ring(2), expected_revision=1, entries=[forced])
+        assert authorities.journal(10) == (forced, an_entry(2), an_entry(1))
+        assert authorities.journal(2) == (forced, an_entry(2))
+
+    def test_a_save_that_is_a_conflict_leaves_no_entry(self, authorities: AuthorityStore) -> None:
+        authorities.save(a_ring(1), expected_revision=0, entries=[an_entry(1)])
+        with pytest.raises(MeshcaError):
+            authorities.save(a_ring(2), expected_revision=0, entries=[an_entry(2)])
+        assert authorities.journal(10) == (an_entry(1),)
+
+    @pytest.mark.parametrize("time", [NOW.replace(microsecond=1), NOW.replace(tzinfo=None)])
+    def test_an_entry_that_would_not_come_back_the_same_is_refused_with_its_ring(
+        self, authorities: AuthorityStore, time: datetime
+    ) -> None:
+        with pytest.raises(MeshcaError, match=r"^at ") as caught:
+            authorities.save(a_ring(1), expected_revision=0, entries=[an_entry(1), an_entry(2, at=time)])
+        assert caught.value.kind is ErrorKind.INTERNAL
+        assert authorities.journal(10) == ()
+        with pytest.raises(MeshcaError):
+            authorities.load()
+
+    @pytest.mark.parametrize("limit", [0, -1, 10_001])
+    def test_a_limit_that_cannot_be_is_invalid(self, authorities: AuthorityStore, limit: int) -> None:
+        with pytest.raises(MeshcaError) as caught:
+            authorities.journal(limit)
+        assert caught.value.kind is ErrorKind.INVALID

@@ -13,6 +13,7 @@ from meshca.errors import ErrorKind, MeshcaError
 from meshca.pki.records import CertificateRecord, LedgerQuery
 from meshca.ports import CertificateLedger
 from tests.contracts.crowd import all_at_once
+from tests.contracts.tails import parts, read_meanwhile
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -44,6 +45,11 @@ def serials(ledger: CertificateLedger, **filters: Any) -> list[int]:
     return [int(record.serial, 16) for record in ledger.find(LedgerQuery(**filters)).records]
 
 
+def numbers(ledger: CertificateLedger, after: int = 0, now: datetime = NOW) -> list[int]:
+    """The serial numbers behind a cursor, in their order."""
+    return [int(record.serial, 16) for record in ledger.tail(after, now, 1000).items]
+
+
 class LedgerContract:
     def test_gives_back_every_field_as_it_was_recorded(self, ledger: CertificateLedger) -> None:
         record = a_record(
@@ -58,6 +64,8 @@ class LedgerContract:
             not_before=NOW - timedelta(days=1),
             not_after=datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC),
             bundle_sequence=2**40,
+            protocol="istio",
+            renews="0f" * 16,
         )
         ledger.record([record])
         assert ledger.find(LedgerQuery()).records == (record,)
@@ -156,6 +164,70 @@ class LedgerContract:
             ledger.record([a_record(1, recorded_at=time)])
         assert caught.value.kind is ErrorKind.INTERNAL
         assert serials(ledger) == []
+
+    def test_an_empty_ledger_has_nothing_behind_a_cursor(self, ledger: CertificateLedger) -> None:
+        for after in (0, 5):
+            part = ledger.tail(after, NOW, 10)
+            assert (part.items, part.cursor) == ((), after)
+
+    @pytest.mark.parametrize(("total", "sizes"), [(6, [3, 3, 0]), (7, [3, 3, 1, 0])])
+    def test_a_tail_gives_whole_records_once_in_the_order_of_recording(
+        self, ledger: CertificateLedger, total: int, sizes: list[int]
+    ) -> None:
+        records = [a_record(i, protocol="istio", renews=f"{i + 1:x}") for i in reversed(range(total))]
+        ledger.record(records)
+        found = parts(ledger.tail, NOW, limit=3)
+        assert [len(part.items) for part in found] == sizes
+        assert [record for part in found for record in part.items] == records
+
+    def test_behind_the_cursor_is_what_was_recorded_since(self, ledger: CertificateLedger) -> None:
+        ledger.record([a_record(1), a_record(2)])
+        cursor = ledger.tail(0, NOW, 10).cursor
+        assert numbers(ledger, cursor) == []
+        ledger.record([a_record(3)])
+        assert numbers(ledger, cursor) == [3]
+
+    def test_a_tail_leaves_a_record_out_from_its_expiry_on_and_not_before(self, ledger: CertificateLedger) -> None:
+        ledger.record([a_record(1, not_after=NOW + 10 * SECOND), a_record(2)])
+        assert numbers(ledger, now=NOW + 9.9 * SECOND) == [1, 2]
+        assert numbers(ledger, now=NOW + 10 * SECOND) == [2]
+        before = ledger.tail(0, NOW, 1).cursor
+        ledger.record([a_record(3, not_after=NOW + 10 * SECOND), a_record(4)])
+        assert numbers(ledger, before, NOW + 9.9 * SECOND) == [2, 3, 4]
+        assert numbers(ledger, before, NOW + 10 * SECOND) == [2, 4]
+
+    def test_a_part_is_filled_up_past_what_has_expired(self, ledger: CertificateLedger) -> None:
+        ledger.record([a_record(i, not_after=NOW + (3600 * SECOND if i % 4 == 3 else SECOND)) for i in range(16)])
+        found = parts(ledger.tail, NOW + SECOND, limit=2)
+        assert [[int(record.serial, 16) for record in part.items] for part in found] == [[3, 7], [11, 15], []]
+
+    def test_what_comes_after_nothing_but_expired_records_is_found(self, ledger: CertificateLedger) -> None:
+        ledger.record([a_record(1), a_record(2)])
+        part = ledger.tail(0, NOW + 7200 * SECOND, 10)
+        assert part.items == ()
+        ledger.record([a_record(3)])
+        assert numbers(ledger, part.cursor) == [3]
+
+    @pytest.mark.parametrize(
+        ("after", "now", "limit"),
+        [(-1, NOW, 10), (0, NOW, 0), (0, NOW, 10_001), (0, NOW.replace(tzinfo=None), 10)],
+    )
+    def test_a_part_that_cannot_be_is_invalid(
+        self, ledger: CertificateLedger, after: int, now: datetime, limit: int
+    ) -> None:
+        with pytest.raises(MeshcaError) as caught:
+            ledger.tail(after, now, limit)
+        assert caught.value.kind is ErrorKind.INVALID
+
+    def test_a_cursor_skips_nothing_while_many_threads_record(self, ledger: CertificateLedger) -> None:
+        def act(thread: int) -> None:
+            for i in range(20):
+                ledger.record([a_record(1000 * thread + i)])
+
+        found = read_meanwhile(ledger.tail, NOW, lambda: all_at_once(8, act))
+        order = [int(record.serial, 16) for record in found]
+        assert order == list(reversed(serials(ledger, limit=1000)))
+        assert sorted(order) == sorted(1000 * t + i for t in range(8) for i in range(20))
 
     def test_many_threads_lose_nothing(self, ledger: CertificateLedger) -> None:
         def act(thread: int) -> None:

@@ -82,7 +82,38 @@ def test_a_python_that_is_too_old_is_named(project: Path) -> None:
     assert not (project / ".venv").exists()
 
 
-@pytest.mark.parametrize("script", ["scripts/test", "scripts/quickstart", "scripts/gen-proto", ".ci/run"])
+@pytest.mark.parametrize(
+    "script", ["scripts/test", "scripts/quickstart", "scripts/gen-proto", "scripts/rotate-root", ".ci/run"]
+)
 def test_scripts_are_executable_and_parse(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
     assert subprocess.run(["bash", "-n", str(ROOT / script)], check=False).returncode == 0
+
+
+def rotate_root(project: Path, *arguments: str, path: str = "/usr/bin:/bin") -> subprocess.CompletedProcess[str]:
+    command = [str(project / "scripts" / "rotate-root"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={"PATH": path}, timeout=30, check=False)
+
+
+def test_rotate_root_watches_with_the_projects_own_program(project: Path) -> None:
+    pretend_installed(project, "runtime")
+    done = rotate_root(project, "--data-dir", "a b", "--yes")
+    assert (done.returncode, done.stdout) == (0, "meshca rotate root --wait --data-dir a b --yes\n")
+
+
+def test_rotate_root_takes_the_program_of_the_path_where_the_project_has_none(project: Path) -> None:
+    program = project / "bin" / "meshca"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "of the path: $*"; exit 5\n')
+    program.chmod(0o755)
+    done = rotate_root(project, path=f"{program.parent}:/usr/bin:/bin")
+    assert (done.returncode, done.stdout) == (5, "of the path: rotate root --wait\n")
+
+
+def test_rotate_root_without_any_program_says_so_and_tells_its_usage(project: Path) -> None:
+    refused = rotate_root(project)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("rotate-root: there is no meshca in .venv or the PATH")
+    usage = rotate_root(project, "--help")
+    assert usage.returncode == 0
+    assert usage.stdout.startswith("usage: scripts/rotate-root --data-dir DIR")

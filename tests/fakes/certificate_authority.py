@@ -21,10 +21,12 @@ import grpc.aio
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from envoy.service.discovery.v3 import ads_pb2_grpc
 
 from meshca.pki.keys import spki_der
 from meshca.proto.meshca.v1 import certificates_pb2 as pb
 from meshca.proto.meshca.v1 import certificates_pb2_grpc
+from tests.fakes.hub import FakeHub
 from tests.svids import DAY, TestCa, bundle_of, new_key, new_root, uris
 
 SPIFFE_ID = "spiffe://example.org/ns/shop/sa/cart"
@@ -68,7 +70,10 @@ class Behaviour:
 class FakeAuthority:
     """The authority. `root` issues and is trusted; `roots` is the whole bundle that is handed out."""
 
-    def __init__(self, *, join_tokens: tuple[str, ...] = (), bearer_tokens: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *, join_tokens: tuple[str, ...] = (), bearer_tokens: tuple[str, ...] = (), hub: FakeHub | None = None
+    ) -> None:
+        self.hub = hub
         self.root = fresh_root()
         self.roots: tuple[TestCa, ...] = (self.root,)
         self.sequence = 1
@@ -121,6 +126,8 @@ class FakeAuthority:
     async def _open(self, listener: str) -> None:
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         certificates_pb2_grpc.add_CertificateServiceServicer_to_server(_Service(self, listener), server)
+        if listener == "mtls" and self.hub is not None:
+            ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(self.hub, server)
         port = self.token_port if listener == "token" else self.mtls_port
         bound = server.add_secure_port(f"127.0.0.1:{port}", self._credentials(listener))
         if listener == "token":

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from meshca.authority.journal import JournalEntry
 from meshca.authority.ring import AuthorityRing
 from meshca.errors import unavailable
 from meshca.pki.keys import KeyAlgorithm
 from meshca.pki.records import CertificateRecord, LedgerPage, LedgerQuery
-from meshca.ports import AuthorityStore, CertificateLedger, KeyManager, Signer, StoredRing
+from meshca.ports import AuthorityStore, CertificateLedger, KeyManager, Signer, StoredRing, Tail
 
 Journal = list[tuple[str, object]]
 
 
 @dataclass
 class JournalledLedger:
-    """`ports.CertificateLedger`: writes down each call; raises UNAVAILABLE, and records nothing, while `out`."""
+    """`ports.CertificateLedger`: writes down each record; raises UNAVAILABLE, and records nothing, while `out`, and on
+    `tail` while `unreadable`."""
 
     inner: CertificateLedger
     journal: Journal = field(default_factory=list)
     out: bool = False
+    unreadable: bool = False
 
     def record(self, records: Sequence[CertificateRecord]) -> None:
         self.journal.append(("record", tuple(records)))
@@ -36,6 +40,11 @@ class JournalledLedger:
 
     def find(self, query: LedgerQuery) -> LedgerPage:
         return self.inner.find(query)
+
+    def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateRecord]:
+        if self.unreadable:
+            raise unavailable("the ledger cannot be read", retry_after=1.0)
+        return self.inner.tail(after, now, limit)
 
 
 @dataclass(frozen=True)
@@ -106,15 +115,18 @@ class CrashingAuthorityStore:
             self.loaded(stored)
         return stored
 
-    def save(self, ring: AuthorityRing, *, expected_revision: int) -> StoredRing:
+    def save(self, ring: AuthorityRing, *, expected_revision: int, entries: Sequence[JournalEntry] = ()) -> StoredRing:
         if self.overtake is not None:
             overtake, self.overtake = self.overtake, None
             overtake()
         if self.fail_before:
             self.fail_before = False
             raise unavailable("the store went away before it saved")
-        saved = self.inner.save(ring, expected_revision=expected_revision)
+        saved = self.inner.save(ring, expected_revision=expected_revision, entries=entries)
         if self.fail_after:
             self.fail_after = False
             raise unavailable("the store went away after it saved")
         return saved
+
+    def journal(self, limit: int) -> tuple[JournalEntry, ...]:
+        return self.inner.journal(limit)

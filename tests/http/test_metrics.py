@@ -105,6 +105,20 @@ def test_requests_are_counted_where_istio_counts_them() -> None:
     assert found['meshca_certificates_issued_total{kind="server"}'] == 1
 
 
+def test_streams_are_counted_open_and_what_goes_and_comes_on_them() -> None:
+    of = metrics()
+    of.streams_open(3)
+    of.streams_open(2)
+    for _ in range(4):
+        of.pushed()
+    for _ in range(3):
+        of.acknowledged()
+    of.push_refused()
+    found = scrape(of)
+    assert found["meshca_streams_open"] == 2
+    assert [found[f"meshca_{name}_total"] for name in ("pushes", "push_acks", "push_nacks")] == [4, 3, 1]
+
+
 def test_calls_carry_gos_spelling_of_the_code() -> None:
     of = metrics()
     of.call_handled("istio.v1.auth.IstioCertificateService", "CreateCertificate", "INVALID_ARGUMENT", 0.003)

@@ -311,14 +311,15 @@ def test_a_door_whose_authorities_cannot_be_read_signs_nothing_says_so_and_lets_
             words = "CSR signing error (the CA is not ready; nothing was issued)"
             assert refusal(call) == (grpc.StatusCode.UNAVAILABLE, words)
         assert door.issued() == known
-        admin = AdminDoor(door.core.signing, door.core.stores.ledger, door.core.enrolment)
+        core = door.core
+        admin = AdminDoor(core.signing, core.stores.ledger, core.enrolment, core.authorities.control)
         assert len(admin.ListAuthorities(admin_pb2.ListAuthoritiesRequest(), cast("Any", None)).authorities) == 2
         assert admin.GetTrustBundle(admin_pb2.GetTrustBundleRequest(), cast("Any", None)).bundle.x509_authorities
         assert door.metrics.registry.get_sample_value("meshca_bundle_sequence") == 1
         assert (
             door.metrics.registry.get_sample_value("citadel_server_csr_sign_err_count", {"error": "CA_NOT_READY"}) == 3
         )
-        door.core.rotation.refresh()
+        core.authorities.keeper.refresh()
         assert len(door.create(Request(csr=csr_pem()), bearer(token))) == 3, "the token was not spent"
 
 

@@ -104,7 +104,9 @@ def test_an_svid_of_ours_gives_the_same_identity_and_its_serial(svids: SvidAuthe
     leaf = good_svid()
     serial = x509.load_der_x509_certificate(leaf).serial_number
     caller = svids.authenticate(svid_peer(leaf, ISSUING_CA.der), NOW)
-    assert caller == Caller(SpiffeId.parse(CART), AuthenticationMethod.X509_SVID, f"serial {serial:x}")
+    ends = x509.load_der_x509_certificate(leaf).not_valid_after_utc
+    method = AuthenticationMethod.X509_SVID
+    assert caller == Caller(SpiffeId.parse(CART), method, f"serial {serial:x}", "", f"{serial:x}", ends)
 
 
 def test_a_peer_without_certificate_is_none_of_the_svid_authenticators_business(svids: SvidAuthenticator) -> None:

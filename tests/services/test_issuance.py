@@ -23,7 +23,7 @@ from meshca.pki.keys import KeyAlgorithm, KeyFamily
 from meshca.pki.prepare import serial_from
 from meshca.pki.profiles import IssuanceProfile
 from meshca.pki.records import CertificateRecord, LedgerPage, LedgerQuery
-from meshca.ports import CertificateLedger, Signer
+from meshca.ports import CertificateLedger, Signer, Tail
 from meshca.services.issuance import Issuance, IssuedChain, SigningRequest, random_serial
 from meshca.services.signing import Signing
 from meshca.spiffe.ids import SpiffeId
@@ -71,6 +71,9 @@ class HeldLedger:
 
     def find(self, query: LedgerQuery) -> LedgerPage:
         return self.inner.find(query)
+
+    def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateRecord]:
+        return self.inner.tail(after, now, limit)
 
 
 class HeldJoinTokens(MemoryJoinTokenStore):
@@ -391,7 +394,8 @@ async def test_a_signer_that_blocks_does_not_sign_on_the_loop(algorithm: KeyAlgo
     ca = found_ca(algorithm=algorithm)
     threads: list[threading.Thread] = []
     state = ca.signing.current()
-    ca.signing.publish(replace(state, signer=WatchedSigner(state.signer, threads)), ca.signing.moment())
+    issuing = (state.issuer, WatchedSigner(state.signer, threads))
+    ca.signing.publish(replace(state, issuing=issuing), ca.signing.moment())
     await ca.issuance.issue(WORKLOAD, REQUEST)
     answers = await ca.issuance.issue_batch(WORKLOAD, [REQUEST] * 2)
     assert all(isinstance(answer, IssuedChain) for answer in answers)

@@ -123,7 +123,7 @@ def test_new_roots_are_trusted_without_a_new_certificate() -> None:
     root = server.ca.maker.make_root(MESH, KeyAlgorithm.P256, timedelta(days=3650))
     ring = apply_all(stored.ring, Prepared(root))
     server.ca.store.save(ring, expected_revision=stored.revision)
-    server.ca.rotation.refresh()
+    server.ca.keeper.refresh()
     second = server.identity.ensure()
     assert (second.serial, second.chain) == (first.serial, first.chain)
     assert [c.public_bytes(Encoding.DER) for c in x509.load_pem_x509_certificates(second.roots)] == [
@@ -131,7 +131,7 @@ def test_new_roots_are_trusted_without_a_new_certificate() -> None:
     ]
     gone = apply_all(ring, Advanced(root.id, Step.PRUNE))
     server.ca.store.save(gone, expected_revision=stored.revision + 1)
-    server.ca.rotation.refresh()
+    server.ca.keeper.refresh()
     assert server.identity.ensure().roots == first.roots
 
 

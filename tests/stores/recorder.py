@@ -12,6 +12,7 @@ from threading import Thread
 
 from meshca.errors import MeshcaError
 from meshca.stores.sql import create_sqlite, open_sqlite
+from tests.contracts.evidence_store import a_fact
 from tests.contracts.join_token_store import NOW
 from tests.contracts.ledger import a_record
 
@@ -50,13 +51,14 @@ def forever(path: Path, _: str) -> None:
 
 
 def some(path: Path, first: str) -> None:
-    """Four threads record 50 serials each, beginning at `first`."""
+    """Four threads record 25 serials each, beginning at `first`, and a fact about each of them."""
     stores = open_sqlite(path)
-    numbers = range(int(first), int(first) + 200)
+    numbers = range(int(first), int(first) + 100)
 
     def work(thread: int) -> None:
         for number in numbers[thread::4]:
             stores.ledger.record([a_record(number)])
+            stores.evidence.add([a_fact(number)])
 
     threads = [Thread(target=work, args=(thread,)) for thread in range(4)]
     for thread in threads:

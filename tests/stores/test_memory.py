@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from meshca.stores.memory import MemoryAuthorityStore, MemoryJoinTokenStore, MemoryLedger
+from meshca.stores.memory import MemoryAuthorityStore, MemoryEvidenceStore, MemoryJoinTokenStore, MemoryLedger
 from tests.contracts.authority_store import AuthorityStoreContract
+from tests.contracts.evidence_store import EvidenceStoreContract
 from tests.contracts.join_token_store import JoinTokenStoreContract
 from tests.contracts.ledger import LedgerContract
 
@@ -14,6 +15,12 @@ class TestMemoryLedger(LedgerContract):
     @pytest.fixture
     def ledger(self) -> MemoryLedger:
         return MemoryLedger()
+
+
+class TestMemoryEvidenceStore(EvidenceStoreContract):
+    @pytest.fixture
+    def evidence(self) -> MemoryEvidenceStore:
+        return MemoryEvidenceStore()
 
 
 class TestMemoryAuthorityStore(AuthorityStoreContract):

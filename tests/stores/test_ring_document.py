@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshca.authority.ring import Authority
+from meshca.authority.ring import Authority, AuthorityRing, RootRotation
 from meshca.errors import ErrorKind, MeshcaError
 from meshca.stores.ring_document import read_ring, write_ring
 from tests.contracts.authority_store import a_ring
@@ -21,9 +21,28 @@ def test_a_ring_comes_back_as_it_was() -> None:
     assert read_ring(write_ring(a_ring())) == a_ring()
 
 
-def test_every_field_of_an_authority_is_written() -> None:
-    written = json.loads(write_ring(a_ring()))["authorities"][0]
-    assert set(written) == {field.name for field in fields(Authority)}
+def test_a_ring_without_a_rotation_comes_back_without_one() -> None:
+    ring = replace(a_ring(), rotation=None, held_since=None)
+    assert read_ring(write_ring(ring)) == ring
+
+
+def test_every_field_is_written() -> None:
+    document = json.loads(write_ring(a_ring()))
+    assert set(document) == {"format", *(field.name for field in fields(AuthorityRing))}
+    assert set(document["authorities"][0]) == {field.name for field in fields(Authority)}
+    assert set(document["rotation"]) == {field.name for field in fields(RootRotation)}
+
+
+def test_a_document_of_format_1_is_read_without_what_it_did_not_know() -> None:
+    document = json.loads(write_ring(a_ring()))
+    document["format"] = 1
+    del document["rotation"], document["held_since"], document["renewal"]
+    for authority in document["authorities"]:
+        del authority["since"], authority["distrust_at"]
+    ring = a_ring()
+    authorities = tuple(replace(authority, since=None, distrust_at=None) for authority in ring.authorities)
+    old = replace(ring, authorities=authorities, rotation=None, held_since=None, renewal=None)
+    assert read_ring(json.dumps(document)) == old
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -33,7 +52,11 @@ Change = Callable[[dict[str, Any]], object]
     "change",
     [
         lambda d: d.pop("format"),
-        lambda d: d.update(format=2),
+        lambda d: d.update(format=0),
+        lambda d: d.update(format=3),
+        lambda d: d.update(format="2"),
+        lambda d: d.update(format=[2]),
+        lambda d: d.update(format=True),
         lambda d: d.pop("sequence"),
         lambda d: d.update(sequence="3"),
         lambda d: d.update(sequence=True),
@@ -47,7 +70,26 @@ Change = Callable[[dict[str, Any]], object]
         lambda d: d["authorities"][0].update(certificate=None),
         lambda d: d["authorities"][0].update(not_after=10**20),
         lambda d: d["authorities"][0].update(key_id=7),
-        lambda d: d["authorities"][0].pop("last_leaf_not_after"),
+        lambda d: d.pop("renewal"),
+        lambda d: d["renewal"].update(issuer_ids="bb"),
+        lambda d: d["renewal"].update(seconds=None),
+        lambda d: d["authorities"][0].pop("since"),
+        lambda d: d["authorities"][0].pop("distrust_at"),
+        lambda d: d.pop("rotation"),
+        lambda d: d.pop("held_since"),
+        lambda d: d["authorities"][0].update(since="yesterday"),
+        lambda d: d["authorities"][0].update(since=10**20),
+        lambda d: d["authorities"][0].update(distrust_at=1.5),
+        lambda d: d.update(held_since="yesterday"),
+        lambda d: d.update(held_since=True),
+        lambda d: d.update(rotation="operator"),
+        lambda d: d.update(rotation={}),
+        lambda d: d["rotation"].pop("since"),
+        lambda d: d["rotation"].update(since=None),
+        lambda d: d["rotation"].update(origin=None),
+        lambda d: d["rotation"].update(reason=7),
+        lambda d: d["rotation"].update(predecessor=None),
+        lambda d: d["rotation"].pop("successor"),
     ],
 )
 def test_a_document_with_something_wrong_is_an_internal_error(change: Change) -> None:

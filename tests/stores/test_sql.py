@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from operator import itemgetter
 from pathlib import Path
@@ -19,17 +19,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshca.errors import ErrorKind, MeshcaError
-from meshca.pki.records import LedgerQuery
+from meshca.pki.records import CertificateRecord, LedgerQuery
 from meshca.stores.authorities import SqlAuthorityStore
+from meshca.stores.evidence import SqlEvidenceStore
 from meshca.stores.join_tokens import SqlJoinTokenStore
 from meshca.stores.ledger import SqlLedger
 from meshca.stores.memory import MemoryLedger
 from meshca.stores.migrations import Migrations
 from meshca.stores.sql import SqlStores, create_sqlite, open_sqlite
-from tests.contracts.authority_store import AuthorityStoreContract, a_ring
+from tests.contracts.authority_store import AuthorityStoreContract, a_ring, an_entry
 from tests.contracts.crowd import all_at_once
+from tests.contracts.evidence_store import EvidenceStoreContract, a_fact, numbers
 from tests.contracts.join_token_store import JoinTokenStoreContract, a_token
 from tests.contracts.ledger import NOW, LedgerContract, a_record, serials
+from tests.contracts.tails import read_meanwhile
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,6 +53,12 @@ class TestSqlLedger(LedgerContract):
     @pytest.fixture
     def ledger(self, stores: SqlStores) -> SqlLedger:
         return stores.ledger
+
+
+class TestSqlEvidenceStore(EvidenceStoreContract):
+    @pytest.fixture
+    def evidence(self, stores: SqlStores) -> SqlEvidenceStore:
+        return stores.evidence
 
 
 class TestSqlAuthorityStore(AuthorityStoreContract):
@@ -82,12 +91,15 @@ class TestMakingAndOpening:
     def test_what_was_stored_is_there_after_reopening(self, path: Path) -> None:
         made = create_sqlite(path)
         made.ledger.record([a_record(1)])
-        made.authorities.save(a_ring(), expected_revision=0)
+        made.evidence.add([a_fact(1)])
+        made.authorities.save(a_ring(), expected_revision=0, entries=[an_entry(1)])
         made.join_tokens.add(a_token())
         made.close()
         opened = open_sqlite(path)
         assert opened.ledger.find(LedgerQuery()).records == (a_record(1),)
+        assert opened.evidence.tail(0, NOW, 10).items == (a_fact(1),)
         assert opened.authorities.load().ring == a_ring()
+        assert opened.authorities.journal(10) == (an_entry(1),)
         assert opened.join_tokens.redeem(a_token().token_hash, NOW) == a_token()
         opened.close()
 
@@ -202,9 +214,9 @@ class TestSchemaVersions:
         """The migrations of a meshca that is one step further."""
         ours, theirs = ROOT / "meshca/stores/migrations", tmp_path / "next"
         shutil.copytree(ours, theirs, ignore=shutil.ignore_patterns("__pycache__"))
-        (theirs / "versions/0002_next.py").write_text(
+        (theirs / "versions/9999_next.py").write_text(
             "from alembic import op\n"
-            "revision, down_revision = 'next', '0001'\n"
+            f"revision, down_revision = 'next', '{Migrations().known()[0]}'\n"
             "def upgrade(): op.execute('CREATE TABLE added (x INTEGER)')\n"
             "def downgrade(): op.drop_table('added')\n"
         )
@@ -254,8 +266,25 @@ class TestProcesses:
             said = [process.communicate(timeout=60)[0] for process in (one, two)]
         assert said == ["ok\n", "ok\n"]
         opened = open_sqlite(path)
-        assert sorted(serials(opened.ledger, limit=1000)) == [*range(1000, 1200), *range(2000, 2200)]
+        assert sorted(serials(opened.ledger, limit=1000)) == [*range(1000, 1100), *range(2000, 2100)]
         opened.close()
+
+    def test_cursors_skip_nothing_while_processes_write(self, stores: SqlStores, path: Path) -> None:
+        said: list[str] = []
+        records: list[CertificateRecord] = []
+
+        def write() -> None:
+            with start("some", path, "1000") as one, start("some", path, "2000") as two:
+                said.extend(process.communicate(timeout=60)[0] for process in (one, two))
+
+        def write_and_read() -> None:
+            records.extend(read_meanwhile(stores.ledger.tail, NOW, write))
+
+        facts = read_meanwhile(stores.evidence.tail, NOW, write_and_read)
+        assert said == ["ok\n", "ok\n"]
+        expected = [*range(1000, 1100), *range(2000, 2100)]
+        assert sorted(int(fact.serial, 16) for fact in facts) == expected
+        assert sorted(int(record.serial, 16) for record in records) == expected
 
     def test_a_token_is_redeemed_by_one_of_two_processes(self, path: Path) -> None:
         made = create_sqlite(path)
@@ -346,7 +375,14 @@ class TestTroubleWithTheDisk:
     def test_reading_a_database_that_is_gone_is_unavailable(self, stores: SqlStores, path: Path) -> None:
         path.unlink()
         stores._database.reset()
-        for read in (lambda: stores.ledger.find(LedgerQuery()), stores.authorities.load):
+        reads: list[Callable[[], object]] = [
+            lambda: stores.ledger.find(LedgerQuery()),
+            lambda: stores.ledger.tail(0, NOW, 10),
+            lambda: stores.evidence.tail(0, NOW, 10),
+            lambda: stores.authorities.journal(10),
+            stores.authorities.load,
+        ]
+        for read in reads:
             with pytest.raises(MeshcaError, match="cannot be opened") as caught:
                 read()
             assert caught.value.kind is ErrorKind.UNAVAILABLE
@@ -359,6 +395,27 @@ class TestTroubleWithTheDisk:
         foreign.close()
         with pytest.raises(MeshcaError, match="ledger line 1 cannot be read") as caught:
             stores.ledger.find(LedgerQuery())
+        assert caught.value.kind is ErrorKind.INTERNAL
+
+    @pytest.mark.parametrize(
+        ("change", "refused"),
+        [
+            ("UPDATE evidence SET channel = 'rumour'", "evidence line 1 cannot be read"),
+            ("UPDATE evidence SET at = 'x'", "evidence line 1 cannot be read"),
+            ("UPDATE authority_journal SET at = 'x'", "journal line 1 cannot be read"),
+        ],
+    )
+    def test_a_fact_or_entry_that_cannot_be_read_is_an_internal_error_that_names_it(
+        self, stores: SqlStores, path: Path, change: str, refused: str
+    ) -> None:
+        stores.evidence.add([a_fact(1)])
+        stores.authorities.save(a_ring(), expected_revision=0, entries=[an_entry(1)])
+        foreign = sqlite3.connect(path)
+        foreign.execute(change)
+        foreign.commit()
+        foreign.close()
+        with pytest.raises(MeshcaError, match=refused) as caught:
+            (stores.evidence.tail(0, NOW, 10), stores.authorities.journal(10))
         assert caught.value.kind is ErrorKind.INTERNAL
 
 
@@ -394,6 +451,20 @@ class TestTheCrowd:
             3: ErrorKind.INTERNAL,
         }
         assert sorted(serials(stores.ledger)) == [0, *range(4, 32)]
+
+    def test_facts_that_cannot_be_stored_hurt_neither_others_nor_certificates(self, stores: SqlStores) -> None:
+        bad = {1: a_fact(1, refusal="\ud800"), 3: a_fact(3, bundle_sequence=2**70)}
+
+        def act(thread: int) -> None:
+            if thread % 2:
+                stores.evidence.add([bad.get(thread, a_fact(thread))])
+            else:
+                stores.ledger.record([a_record(thread)])
+
+        outcomes = all_at_once(32, act)
+        assert {i: o.kind for i, o in enumerate(outcomes) if o is not None} == dict.fromkeys(bad, ErrorKind.INTERNAL)
+        assert sorted(serials(stores.ledger)) == list(range(0, 32, 2))
+        assert sorted(numbers(stores.evidence)) == list(range(5, 32, 2))
 
     def test_readers_do_not_wait_for_a_writer(self, stores: SqlStores, path: Path) -> None:
         stores.ledger.record([a_record(1)])

@@ -16,8 +16,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from meshca.errors import ErrorKind, MeshcaError, unavailable
 from meshca.stores.database import Row
 from meshca.stores.sql import SqlStores, create_sqlite
+from meshca.stores.tables import MetaRow
 from meshca.stores.writer import Writer, WriterLimits
 from tests.contracts.crowd import all_at_once
+from tests.contracts.evidence_store import a_fact, numbers
 from tests.contracts.join_token_store import a_token
 from tests.contracts.ledger import a_record, serials
 from tests.stores.blocking import writing_blocked
@@ -141,6 +143,21 @@ def test_what_waits_during_one_flush_shares_the_next(path: Path) -> None:
         assert len(serials(stores.ledger)) == 20
 
 
+def test_certificates_and_facts_that_wait_together_share_a_flush(path: Path) -> None:
+    with opened(path, WriterLimits()) as stores:
+        before = stores.ledger.flushes
+        with writing_blocked(path):
+            waiting = [Thread(target=stores.ledger.record, args=([a_record(i)],)) for i in range(10)]
+            waiting += [Thread(target=stores.evidence.add, args=([a_fact(i)],)) for i in range(10)]
+            for thread in waiting:
+                thread.start()
+            until(lambda: stores.ledger.queue_depth == 20)
+        for thread in waiting:
+            thread.join(10)
+        assert stores.ledger.flushes - before <= 2
+        assert len(serials(stores.ledger)) == len(numbers(stores.evidence)) == 10
+
+
 def test_closing_writes_what_waits_and_refuses_what_comes(path: Path) -> None:
     with opened(path, WriterLimits()) as stores:
         with writing_blocked(path):
@@ -164,6 +181,9 @@ def test_closing_writes_what_waits_and_refuses_what_comes(path: Path) -> None:
         assert by_ledger.value.kind is by_tokens.value.kind is ErrorKind.UNAVAILABLE
 
 
+A_ROW = Row(MetaRow, {})
+
+
 class BrokenDatabase:
     """A `Database` whose every write raises what it is given, if anything."""
 
@@ -171,7 +191,7 @@ class BrokenDatabase:
         self.fault = fault
         self.inserts = 0
 
-    def insert_certificates(self, rows: Sequence[Row]) -> None:
+    def insert_rows(self, rows: Sequence[Row]) -> None:
         self.inserts += 1
         if self.fault is not None:
             raise self.fault
@@ -192,10 +212,10 @@ class BrokenDatabase:
 def test_a_first_row_waits_for_company() -> None:
     database = BrokenDatabase(None)
     writer = Writer(database, WriterLimits(window=0.5))
-    first = Thread(target=writer.write, args=([{}],))
+    first = Thread(target=writer.write, args=([A_ROW],))
     first.start()
     until(lambda: writer.lag() > 0.1)  # still waiting, though the database is idle
-    writer.write([{}])
+    writer.write([A_ROW])
     first.join(10)
     writer.close()
     assert database.inserts == 1
@@ -205,8 +225,8 @@ def test_a_first_row_waits_for_company() -> None:
 def test_a_writer_that_dies_leaves_nobody_waiting_and_is_seen() -> None:
     writer = Writer(BrokenDatabase(RuntimeError("a bug")), WriterLimits())
     started = time.monotonic()
-    outcomes = all_at_once(8, lambda _: writer.write([{}]))
-    outcomes += all_at_once(8, lambda _: writer.write([{}]))
+    outcomes = all_at_once(8, lambda _: writer.write([A_ROW]))
+    outcomes += all_at_once(8, lambda _: writer.write([A_ROW]))
     assert {o.kind for o in outcomes if o is not None} == {ErrorKind.UNAVAILABLE}
     assert len([o for o in outcomes if o is not None]) == 16
     assert time.monotonic() - started < 5  # callers would give up after 10 s
@@ -216,9 +236,9 @@ def test_a_writer_that_dies_leaves_nobody_waiting_and_is_seen() -> None:
 def test_each_caller_of_a_failed_batch_gets_an_error_of_its_own_and_the_next_batch_is_tried() -> None:
     database = BrokenDatabase(OSError(5, "Input/output error"))
     writer = Writer(database, WriterLimits(window=0.05))
-    outcomes = all_at_once(8, lambda _: writer.write([{}]))
+    outcomes = all_at_once(8, lambda _: writer.write([A_ROW]))
     assert [o.kind for o in outcomes if o is not None] == [ErrorKind.UNAVAILABLE] * 8
     assert len({id(o) for o in outcomes}) == 8
     database.fault = None
-    writer.write([{}])
+    writer.write([A_ROW])
     writer.close()

@@ -182,7 +182,7 @@ def test_a_report_is_read_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"nothing", b"{}", b"[1]", b'[["a", "gauge", "b", []]]', b'[["a", "counter", "b", [["a", {}]]]]']
+    "line", [b"", b"nothing", b"{}", b"[1]", b'[["a", "summary", "b", []]]', b'[["a", "counter", "b", [["a", {}]]]]']
 )
 def test_what_is_no_report_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError, match="validation error"):

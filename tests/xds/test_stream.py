@@ -879,3 +879,40 @@ def test_a_fetch_that_cannot_be_answered_is_refused(fields: dict[str, Any], kind
     with pytest.raises(MeshcaError) as refusal:
         fetch(DiscoveryRequest(**fields), SECRET_TYPE, V1)
     assert refusal.value.kind is kind
+
+
+# --- what a peer may hold
+
+
+@in_both
+def test_a_peer_may_hold_what_it_accepted_and_what_is_on_its_way(new_wire: NewWire) -> None:
+    wire = new_wire()
+    stream = holding(wire, V1, "leaf", "root")
+    assert stream.may_hold(SECRET_TYPE) == {"leaf": {"leaf-1"}, "root": {"root-1"}}
+    update = only_send(stream.push(LEAF2))
+    assert stream.may_hold(SECRET_TYPE) == {"leaf": {"leaf-1", "leaf-2"}, "root": {"root-1"}}
+    stream.receive(wire.ack(update), LEAF2)
+    assert stream.may_hold(SECRET_TYPE) == {"leaf": {"leaf-2"}, "root": {"root-1"}}
+
+
+@in_both
+def test_what_a_peer_holds_is_not_known_before_it_accepted_anything_or_where_it_answers_nothing(
+    new_wire: NewWire,
+) -> None:
+    wire = new_wire()
+    stream = new_stream(wire.mode)
+    assert stream.may_hold(SECRET_TYPE) == {}
+    stream.receive(wire.subscribe("leaf"), V1)
+    assert stream.may_hold(SECRET_TYPE) == {"leaf": frozenset()}
+    silent = holding(new_wire(), V1, "leaf")
+    for n in range(MAX_IN_FLIGHT):
+        silent.push(secrets(leaf=f"leaf-{n + 2}"))
+    assert silent.may_hold(SECRET_TYPE) == {"leaf": frozenset()}
+
+
+@in_both
+def test_a_peer_that_refused_an_update_holds_the_last_good_one(new_wire: NewWire) -> None:
+    wire = new_wire()
+    stream = holding(wire, V1, "leaf")
+    stream.receive(wire.nack(only_send(stream.push(LEAF2))), LEAF2)
+    assert stream.may_hold(SECRET_TYPE) == {"leaf": {"leaf-1"}}

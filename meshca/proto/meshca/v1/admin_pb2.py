@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from meshca.proto.meshca.v1 import certificates_pb2 as meshca_dot_v1_dot_certificates__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15meshca/v1/admin.proto\x12\tmeshca.v1\x1a\x1cmeshca/v1/certificates.proto\"@\n\x16\x43reateJoinTokenRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x13\n\x0bttl_seconds\x18\x02 \x01(\x03\"O\n\x17\x43reateJoinTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x12\n\nexpires_at\x18\x03 \x01(\x03\"\x17\n\x15GetTrustBundleRequest\"@\n\x16GetTrustBundleResponse\x12&\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x16.meshca.v1.TrustBundle\"\x8d\x02\n\x11\x43\x65rtificateRecord\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tspiffe_id\x18\x03 \x01(\t\x12\x11\n\tdns_names\x18\x04 \x03(\t\x12\x11\n\tcaller_id\x18\x05 \x01(\t\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x10\n\x08\x61ttested\x18\x07 \x01(\t\x12\x17\n\x0fkey_fingerprint\x18\x08 \x01(\t\x12\x11\n\tissuer_id\x18\t \x01(\t\x12\x12\n\nnot_before\x18\n \x01(\x03\x12\x11\n\tnot_after\x18\x0b \x01(\x03\x12\x17\n\x0f\x62undle_sequence\x18\x0c \x01(\x03\x12\x13\n\x0brecorded_at\x18\r \x01(\x03\"\x8b\x01\n\x17ListCertificatesRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0e\n\x06serial\x18\x02 \x01(\t\x12\r\n\x05since\x18\x03 \x01(\x03\x12\r\n\x05until\x18\x04 \x01(\x03\x12\x10\n\x08valid_at\x18\x05 \x01(\x03\x12\r\n\x05limit\x18\x06 \x01(\x05\x12\x0e\n\x06\x62\x65\x66ore\x18\x07 \x01(\x03\"^\n\x18ListCertificatesResponse\x12-\n\x07records\x18\x01 \x03(\x0b\x32\x1c.meshca.v1.CertificateRecord\x12\x13\n\x0bnext_before\x18\x02 \x01(\x03\"\x87\x01\n\tAuthority\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x11\n\tissuer_id\x18\x04 \x01(\t\x12\x12\n\nnot_before\x18\x05 \x01(\x03\x12\x11\n\tnot_after\x18\x06 \x01(\x03\x12\x17\n\x0f\x62undle_sequence\x18\x07 \x01(\x03\"\x18\n\x16ListAuthoritiesRequest\"s\n\x17ListAuthoritiesResponse\x12)\n\x0b\x61uthorities\x18\x01 \x03(\x0b\x32\x14.meshca.v1.Authority\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\x17\n\x0f\x62undle_sequence\x18\x03 \x01(\x03\x32\xf6\x02\n\x0c\x41\x64minService\x12X\n\x0f\x43reateJoinToken\x12!.meshca.v1.CreateJoinTokenRequest\x1a\".meshca.v1.CreateJoinTokenResponse\x12U\n\x0eGetTrustBundle\x12 .meshca.v1.GetTrustBundleRequest\x1a!.meshca.v1.GetTrustBundleResponse\x12[\n\x10ListCertificates\x12\".meshca.v1.ListCertificatesRequest\x1a#.meshca.v1.ListCertificatesResponse\x12X\n\x0fListAuthorities\x12!.meshca.v1.ListAuthoritiesRequest\x1a\".meshca.v1.ListAuthoritiesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15meshca/v1/admin.proto\x12\tmeshca.v1\x1a\x1cmeshca/v1/certificates.proto\"@\n\x16\x43reateJoinTokenRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x13\n\x0bttl_seconds\x18\x02 \x01(\x03\"O\n\x17\x43reateJoinTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x12\n\nexpires_at\x18\x03 \x01(\x03\"\x17\n\x15GetTrustBundleRequest\"@\n\x16GetTrustBundleResponse\x12&\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x16.meshca.v1.TrustBundle\"\x8d\x02\n\x11\x43\x65rtificateRecord\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tspiffe_id\x18\x03 \x01(\t\x12\x11\n\tdns_names\x18\x04 \x03(\t\x12\x11\n\tcaller_id\x18\x05 \x01(\t\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x10\n\x08\x61ttested\x18\x07 \x01(\t\x12\x17\n\x0fkey_fingerprint\x18\x08 \x01(\t\x12\x11\n\tissuer_id\x18\t \x01(\t\x12\x12\n\nnot_before\x18\n \x01(\x03\x12\x11\n\tnot_after\x18\x0b \x01(\x03\x12\x17\n\x0f\x62undle_sequence\x18\x0c \x01(\x03\x12\x13\n\x0brecorded_at\x18\r \x01(\x03\"\x8b\x01\n\x17ListCertificatesRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0e\n\x06serial\x18\x02 \x01(\t\x12\r\n\x05since\x18\x03 \x01(\x03\x12\r\n\x05until\x18\x04 \x01(\x03\x12\x10\n\x08valid_at\x18\x05 \x01(\x03\x12\r\n\x05limit\x18\x06 \x01(\x05\x12\x0e\n\x06\x62\x65\x66ore\x18\x07 \x01(\x03\"^\n\x18ListCertificatesResponse\x12-\n\x07records\x18\x01 \x03(\x0b\x32\x1c.meshca.v1.CertificateRecord\x12\x13\n\x0bnext_before\x18\x02 \x01(\x03\"\xc0\x01\n\tAuthority\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x11\n\tissuer_id\x18\x04 \x01(\t\x12\x12\n\nnot_before\x18\x05 \x01(\x03\x12\x11\n\tnot_after\x18\x06 \x01(\x03\x12\x17\n\x0f\x62undle_sequence\x18\x07 \x01(\x03\x12\r\n\x05since\x18\x08 \x01(\x03\x12\x13\n\x0b\x64istrust_at\x18\t \x01(\x03\x12\x13\n\x0b\x63\x65rtificate\x18\n \x01(\x0c\"\x85\x01\n\x07Laggard\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0e\n\x06serial\x18\x02 \x01(\t\x12\x17\n\x0f\x62undle_sequence\x18\x03 \x01(\x03\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\t\x12\r\n\x05since\x18\x05 \x01(\x03\x12\r\n\x05until\x18\x06 \x01(\x03\x12\x0f\n\x07refusal\x18\x07 \x01(\t\"\x83\x01\n\x08\x43overage\x12\x17\n\x0f\x62undle_sequence\x18\x01 \x01(\x03\x12\x0f\n\x07holders\x18\x02 \x01(\x03\x12\x0f\n\x07\x63overed\x18\x03 \x01(\x03\x12$\n\x08laggards\x18\x04 \x03(\x0b\x32\x12.meshca.v1.Laggard\x12\x16\n\x0e\x63omplete_since\x18\x05 \x01(\x03\"\xa8\x02\n\x10RotationProgress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x11\n\twaits_for\x18\x02 \x01(\t\x12%\n\x08\x63overage\x18\x03 \x01(\x0b\x32\x13.meshca.v1.Coverage\x12\x0f\n\x07holders\x18\x04 \x01(\x03\x12\x0f\n\x07renewed\x18\x05 \x01(\x03\x12\x13\n\x0bsoaks_until\x18\x06 \x01(\x03\x12\x10\n\x08old_ends\x18\x07 \x01(\x03\x12\x0e\n\x06origin\x18\x08 \x01(\t\x12\x0e\n\x06reason\x18\t \x01(\t\x12\r\n\x05since\x18\n \x01(\x03\x12\x13\n\x0bpredecessor\x18\x0b \x01(\t\x12\x11\n\tsuccessor\x18\x0c \x01(\t\x12\x12\n\nheld_since\x18\r \x01(\x03\x12\x17\n\x0f\x62undle_sequence\x18\x0e \x01(\x03\";\n\x05\x41larm\x12\x10\n\x08severity\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x86\x01\n\x0cJournalEntry\x12\n\n\x02\x61t\x18\x01 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x14\n\x0c\x61uthority_id\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x66orced\x18\x06 \x01(\x08\x12\x17\n\x0f\x62undle_sequence\x18\x07 \x01(\x03\"\x12\n\x10GetStatusRequest\"\xdc\x01\n\x11GetStatusResponse\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x0b\n\x03now\x18\x02 \x01(\x03\x12-\n\x08rotation\x18\x03 \x01(\x0b\x32\x1b.meshca.v1.RotationProgress\x12 \n\x06\x61larms\x18\x04 \x03(\x0b\x32\x10.meshca.v1.Alarm\x12)\n\x0b\x61uthorities\x18\x05 \x03(\x0b\x32\x14.meshca.v1.Authority\x12(\n\x07journal\x18\x06 \x03(\x0b\x32\x17.meshca.v1.JournalEntry\"\x15\n\x13PlanRotationRequest\"C\n\x08PlanStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\r\n\x05needs\x18\x03 \x01(\t\x12\x0c\n\x04\x65nds\x18\x04 \x01(\x03\"\x91\x01\n\x14PlanRotationResponse\x12\"\n\x05steps\x18\x01 \x03(\x0b\x32\x13.meshca.v1.PlanStep\x12\x0f\n\x07holders\x18\x02 \x01(\x03\x12\x0f\n\x07streams\x18\x03 \x01(\x03\x12\x16\n\x0ewindow_seconds\x18\x04 \x01(\x03\x12\x1b\n\x13renewals_per_second\x18\x05 \x01(\x01\"&\n\x14\x42\x65ginRotationRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x17\n\x15\x42\x65ginRotationResponse\"&\n\x14\x41\x62ortRotationRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x17\n\x15\x41\x62ortRotationResponse\"7\n\x17PrepareAuthorityRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"C\n\x18PrepareAuthorityResponse\x12\'\n\tauthority\x18\x01 \x01(\x0b\x32\x14.meshca.v1.Authority\"y\n\x14StepAuthorityRequest\x12\x14\n\x0c\x61uthority_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\x12\x1e\n\x16\x64istrust_after_seconds\x18\x05 \x01(\x03\"@\n\x15StepAuthorityResponse\x12\'\n\tauthority\x18\x01 \x01(\x0b\x32\x14.meshca.v1.Authority\"\x18\n\x16ListAuthoritiesRequest\"s\n\x17ListAuthoritiesResponse\x12)\n\x0b\x61uthorities\x18\x01 \x03(\x0b\x32\x14.meshca.v1.Authority\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\x17\n\x0f\x62undle_sequence\x18\x03 \x01(\x03\x32\xe8\x06\n\x0c\x41\x64minService\x12X\n\x0f\x43reateJoinToken\x12!.meshca.v1.CreateJoinTokenRequest\x1a\".meshca.v1.CreateJoinTokenResponse\x12U\n\x0eGetTrustBundle\x12 .meshca.v1.GetTrustBundleRequest\x1a!.meshca.v1.GetTrustBundleResponse\x12[\n\x10ListCertificates\x12\".meshca.v1.ListCertificatesRequest\x1a#.meshca.v1.ListCertificatesResponse\x12X\n\x0fListAuthorities\x12!.meshca.v1.ListAuthoritiesRequest\x1a\".meshca.v1.ListAuthoritiesResponse\x12\x46\n\tGetStatus\x12\x1b.meshca.v1.GetStatusRequest\x1a\x1c.meshca.v1.GetStatusResponse\x12O\n\x0cPlanRotation\x12\x1e.meshca.v1.PlanRotationRequest\x1a\x1f.meshca.v1.PlanRotationResponse\x12R\n\rBeginRotation\x12\x1f.meshca.v1.BeginRotationRequest\x1a .meshca.v1.BeginRotationResponse\x12R\n\rAbortRotation\x12\x1f.meshca.v1.AbortRotationRequest\x1a .meshca.v1.AbortRotationResponse\x12[\n\x10PrepareAuthority\x12\".meshca.v1.PrepareAuthorityRequest\x1a#.meshca.v1.PrepareAuthorityResponse\x12R\n\rStepAuthority\x12\x1f.meshca.v1.StepAuthorityRequest\x1a .meshca.v1.StepAuthorityResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,11 +47,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCERTIFICATESRESPONSE']._serialized_start=718
   _globals['_LISTCERTIFICATESRESPONSE']._serialized_end=812
   _globals['_AUTHORITY']._serialized_start=815
-  _globals['_AUTHORITY']._serialized_end=950
-  _globals['_LISTAUTHORITIESREQUEST']._serialized_start=952
-  _globals['_LISTAUTHORITIESREQUEST']._serialized_end=976
-  _globals['_LISTAUTHORITIESRESPONSE']._serialized_start=978
-  _globals['_LISTAUTHORITIESRESPONSE']._serialized_end=1093
-  _globals['_ADMINSERVICE']._serialized_start=1096
-  _globals['_ADMINSERVICE']._serialized_end=1470
+  _globals['_AUTHORITY']._serialized_end=1007
+  _globals['_LAGGARD']._serialized_start=1010
+  _globals['_LAGGARD']._serialized_end=1143
+  _globals['_COVERAGE']._serialized_start=1146
+  _globals['_COVERAGE']._serialized_end=1277
+  _globals['_ROTATIONPROGRESS']._serialized_start=1280
+  _globals['_ROTATIONPROGRESS']._serialized_end=1576
+  _globals['_ALARM']._serialized_start=1578
+  _globals['_ALARM']._serialized_end=1637
+  _globals['_JOURNALENTRY']._serialized_start=1640
+  _globals['_JOURNALENTRY']._serialized_end=1774
+  _globals['_GETSTATUSREQUEST']._serialized_start=1776
+  _globals['_GETSTATUSREQUEST']._serialized_end=1794
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1797
+  _globals['_GETSTATUSRESPONSE']._serialized_end=2017
+  _globals['_PLANROTATIONREQUEST']._serialized_start=2019
+  _globals['_PLANROTATIONREQUEST']._serialized_end=2040
+  _globals['_PLANSTEP']._serialized_start=2042
+  _globals['_PLANSTEP']._serialized_end=2109
+  _globals['_PLANROTATIONRESPONSE']._serialized_start=2112
+  _globals['_PLANROTATIONRESPONSE']._serialized_end=2257
+  _globals['_BEGINROTATIONREQUEST']._serialized_start=2259
+  _globals['_BEGINROTATIONREQUEST']._serialized_end=2297
+  _globals['_BEGINROTATIONRESPONSE']._serialized_start=2299
+  _globals['_BEGINROTATIONRESPONSE']._serialized_end=2322
+  _globals['_ABORTROTATIONREQUEST']._serialized_start=2324
+  _globals['_ABORTROTATIONREQUEST']._serialized_end=2362
+  _globals['_ABORTROTATIONRESPONSE']._serialized_start=2364
+  _globals['_ABORTROTATIONRESPONSE']._serialized_end=2387
+  _globals['_PREPAREAUTHORITYREQUEST']._serialized_start=2389
+  _globals['_PREPAREAUTHORITYREQUEST']._serialized_end=2444
+  _globals['_PREPAREAUTHORITYRESPONSE']._serialized_start=2446
+  _globals['_PREPAREAUTHORITYRESPONSE']._serialized_end=2513
+  _globals['_STEPAUTHORITYREQUEST']._serialized_start=2515
+  _globals['_STEPAUTHORITYREQUEST']._serialized_end=2636
+  _globals['_STEPAUTHORITYRESPONSE']._serialized_start=2638
+  _globals['_STEPAUTHORITYRESPONSE']._serialized_end=2702
+  _globals['_LISTAUTHORITIESREQUEST']._serialized_start=2704
+  _globals['_LISTAUTHORITIESREQUEST']._serialized_end=2728
+  _globals['_LISTAUTHORITIESRESPONSE']._serialized_start=2730
+  _globals['_LISTAUTHORITIESRESPONSE']._serialized_end=2845
+  _globals['_ADMINSERVICE']._serialized_start=2848
+  _globals['_ADMINSERVICE']._serialized_end=3720
 # @@protoc_insertion_point(module_scope)

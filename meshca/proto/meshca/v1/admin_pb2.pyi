@@ -225,6 +225,9 @@ class Authority(message.Message):
     NOT_BEFORE_FIELD_NUMBER: builtins.int
     NOT_AFTER_FIELD_NUMBER: builtins.int
     BUNDLE_SEQUENCE_FIELD_NUMBER: builtins.int
+    SINCE_FIELD_NUMBER: builtins.int
+    DISTRUST_AT_FIELD_NUMBER: builtins.int
+    CERTIFICATE_FIELD_NUMBER: builtins.int
     id: builtins.str
     kind: builtins.str
     """root or issuer."""
@@ -234,6 +237,12 @@ class Authority(message.Message):
     not_before: builtins.int
     not_after: builtins.int
     bundle_sequence: builtins.int
+    since: builtins.int
+    """Since when it is in its state; 0 where that is not known."""
+    distrust_at: builtins.int
+    """When a tainted root leaves the bundle even if somebody depends on it; 0: only when nobody does."""
+    certificate: builtins.bytes
+    """DER."""
     def __init__(
         self,
         *,
@@ -244,10 +253,484 @@ class Authority(message.Message):
         not_before: builtins.int = ...,
         not_after: builtins.int = ...,
         bundle_sequence: builtins.int = ...,
+        since: builtins.int = ...,
+        distrust_at: builtins.int = ...,
+        certificate: builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["bundle_sequence", b"bundle_sequence", "id", b"id", "issuer_id", b"issuer_id", "kind", b"kind", "not_after", b"not_after", "not_before", b"not_before", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bundle_sequence", b"bundle_sequence", "certificate", b"certificate", "distrust_at", b"distrust_at", "id", b"id", "issuer_id", b"issuer_id", "kind", b"kind", "not_after", b"not_after", "not_before", b"not_before", "since", b"since", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Laggard(message.Message):
+    """A relying party that is not known to have a bundle."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SPIFFE_ID_FIELD_NUMBER: builtins.int
+    SERIAL_FIELD_NUMBER: builtins.int
+    BUNDLE_SEQUENCE_FIELD_NUMBER: builtins.int
+    CHANNEL_FIELD_NUMBER: builtins.int
+    SINCE_FIELD_NUMBER: builtins.int
+    UNTIL_FIELD_NUMBER: builtins.int
+    REFUSAL_FIELD_NUMBER: builtins.int
+    spiffe_id: builtins.str
+    serial: builtins.str
+    """Of its first certificate, lower-case hex."""
+    bundle_sequence: builtins.int
+    """What it is known to have, by which channel (none, certificate, stream, fetch), and since when."""
+    channel: builtins.str
+    since: builtins.int
+    until: builtins.int
+    """When its last certificate ends, and it with it."""
+    refusal: builtins.str
+    """Why it refused the newest that it was offered; empty where it did not."""
+    def __init__(
+        self,
+        *,
+        spiffe_id: builtins.str = ...,
+        serial: builtins.str = ...,
+        bundle_sequence: builtins.int = ...,
+        channel: builtins.str = ...,
+        since: builtins.int = ...,
+        until: builtins.int = ...,
+        refusal: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bundle_sequence", b"bundle_sequence", "channel", b"channel", "refusal", b"refusal", "serial", b"serial", "since", b"since", "spiffe_id", b"spiffe_id", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Coverage(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    BUNDLE_SEQUENCE_FIELD_NUMBER: builtins.int
+    HOLDERS_FIELD_NUMBER: builtins.int
+    COVERED_FIELD_NUMBER: builtins.int
+    LAGGARDS_FIELD_NUMBER: builtins.int
+    COMPLETE_SINCE_FIELD_NUMBER: builtins.int
+    bundle_sequence: builtins.int
+    holders: builtins.int
+    covered: builtins.int
+    complete_since: builtins.int
+    """0 while somebody lags."""
+    @builtins.property
+    def laggards(self) -> containers.RepeatedCompositeFieldContainer[Laggard]:
+        """At most 100."""
+
+    def __init__(
+        self,
+        *,
+        bundle_sequence: builtins.int = ...,
+        holders: builtins.int = ...,
+        covered: builtins.int = ...,
+        laggards: abc.Iterable[Laggard] | None = ...,
+        complete_since: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bundle_sequence", b"bundle_sequence", "complete_since", b"complete_since", "covered", b"covered", "holders", b"holders", "laggards", b"laggards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RotationProgress(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: builtins.int
+    WAITS_FOR_FIELD_NUMBER: builtins.int
+    COVERAGE_FIELD_NUMBER: builtins.int
+    HOLDERS_FIELD_NUMBER: builtins.int
+    RENEWED_FIELD_NUMBER: builtins.int
+    SOAKS_UNTIL_FIELD_NUMBER: builtins.int
+    OLD_ENDS_FIELD_NUMBER: builtins.int
+    ORIGIN_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    SINCE_FIELD_NUMBER: builtins.int
+    PREDECESSOR_FIELD_NUMBER: builtins.int
+    SUCCESSOR_FIELD_NUMBER: builtins.int
+    HELD_SINCE_FIELD_NUMBER: builtins.int
+    BUNDLE_SEQUENCE_FIELD_NUMBER: builtins.int
+    phase: builtins.str
+    """idle, preparing, distributing, soaking, switching, renewing or retiring."""
+    waits_for: builtins.str
+    """One sentence."""
+    holders: builtins.int
+    """Holders, and those of them whose newest certificate is under the active root."""
+    renewed: builtins.int
+    soaks_until: builtins.int
+    """0 where there is none."""
+    old_ends: builtins.int
+    """When the last unexpired certificate under another root ends; 0 where there is none."""
+    origin: builtins.str
+    """Of the rotation under way: operator or schedule ("" where none is), why, since when, from which root to which."""
+    reason: builtins.str
+    since: builtins.int
+    predecessor: builtins.str
+    successor: builtins.str
+    held_since: builtins.int
+    """Since when automatic rotation rests after an abort; 0 where it does not."""
+    bundle_sequence: builtins.int
+    @builtins.property
+    def coverage(self) -> Coverage: ...
+    def __init__(
+        self,
+        *,
+        phase: builtins.str = ...,
+        waits_for: builtins.str = ...,
+        coverage: Coverage | None = ...,
+        holders: builtins.int = ...,
+        renewed: builtins.int = ...,
+        soaks_until: builtins.int = ...,
+        old_ends: builtins.int = ...,
+        origin: builtins.str = ...,
+        reason: builtins.str = ...,
+        since: builtins.int = ...,
+        predecessor: builtins.str = ...,
+        successor: builtins.str = ...,
+        held_since: builtins.int = ...,
+        bundle_sequence: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["coverage", b"coverage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bundle_sequence", b"bundle_sequence", "coverage", b"coverage", "held_since", b"held_since", "holders", b"holders", "old_ends", b"old_ends", "origin", b"origin", "phase", b"phase", "predecessor", b"predecessor", "reason", b"reason", "renewed", b"renewed", "since", b"since", "soaks_until", b"soaks_until", "successor", b"successor", "waits_for", b"waits_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Alarm(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    SEVERITY_FIELD_NUMBER: builtins.int
+    SUBJECT_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    severity: builtins.str
+    """info, warning or critical."""
+    subject: builtins.str
+    message: builtins.str
+    def __init__(
+        self,
+        *,
+        severity: builtins.str = ...,
+        subject: builtins.str = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["message", b"message", "severity", b"severity", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class JournalEntry(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    AT_FIELD_NUMBER: builtins.int
+    ACTOR_FIELD_NUMBER: builtins.int
+    STEP_FIELD_NUMBER: builtins.int
+    AUTHORITY_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    FORCED_FIELD_NUMBER: builtins.int
+    BUNDLE_SEQUENCE_FIELD_NUMBER: builtins.int
+    at: builtins.int
+    actor: builtins.str
+    step: builtins.str
+    authority_id: builtins.str
+    reason: builtins.str
+    forced: builtins.bool
+    bundle_sequence: builtins.int
+    def __init__(
+        self,
+        *,
+        at: builtins.int = ...,
+        actor: builtins.str = ...,
+        step: builtins.str = ...,
+        authority_id: builtins.str = ...,
+        reason: builtins.str = ...,
+        forced: builtins.bool = ...,
+        bundle_sequence: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["actor", b"actor", "at", b"at", "authority_id", b"authority_id", "bundle_sequence", b"bundle_sequence", "forced", b"forced", "reason", b"reason", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetStatusRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetStatusResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    TRUST_DOMAIN_FIELD_NUMBER: builtins.int
+    NOW_FIELD_NUMBER: builtins.int
+    ROTATION_FIELD_NUMBER: builtins.int
+    ALARMS_FIELD_NUMBER: builtins.int
+    AUTHORITIES_FIELD_NUMBER: builtins.int
+    JOURNAL_FIELD_NUMBER: builtins.int
+    trust_domain: builtins.str
+    now: builtins.int
+    @builtins.property
+    def rotation(self) -> RotationProgress: ...
+    @builtins.property
+    def alarms(self) -> containers.RepeatedCompositeFieldContainer[Alarm]: ...
+    @builtins.property
+    def authorities(self) -> containers.RepeatedCompositeFieldContainer[Authority]: ...
+    @builtins.property
+    def journal(self) -> containers.RepeatedCompositeFieldContainer[JournalEntry]:
+        """The latest ones, newest first."""
+
+    def __init__(
+        self,
+        *,
+        trust_domain: builtins.str = ...,
+        now: builtins.int = ...,
+        rotation: RotationProgress | None = ...,
+        alarms: abc.Iterable[Alarm] | None = ...,
+        authorities: abc.Iterable[Authority] | None = ...,
+        journal: abc.Iterable[JournalEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["rotation", b"rotation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["alarms", b"alarms", "authorities", b"authorities", "journal", b"journal", "now", b"now", "rotation", b"rotation", "trust_domain", b"trust_domain"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PlanRotationRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PlanStep(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    WHAT_FIELD_NUMBER: builtins.int
+    NEEDS_FIELD_NUMBER: builtins.int
+    ENDS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    what: builtins.str
+    needs: builtins.str
+    ends: builtins.int
+    """When it is over if all goes well: Unix time, seconds."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        what: builtins.str = ...,
+        needs: builtins.str = ...,
+        ends: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ends", b"ends", "name", b"name", "needs", b"needs", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PlanRotationResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: builtins.int
+    HOLDERS_FIELD_NUMBER: builtins.int
+    STREAMS_FIELD_NUMBER: builtins.int
+    WINDOW_SECONDS_FIELD_NUMBER: builtins.int
+    RENEWALS_PER_SECOND_FIELD_NUMBER: builtins.int
+    holders: builtins.int
+    streams: builtins.int
+    """Those of them that are reached on their streams."""
+    window_seconds: builtins.int
+    renewals_per_second: builtins.float
+    @builtins.property
+    def steps(self) -> containers.RepeatedCompositeFieldContainer[PlanStep]: ...
+    def __init__(
+        self,
+        *,
+        steps: abc.Iterable[PlanStep] | None = ...,
+        holders: builtins.int = ...,
+        streams: builtins.int = ...,
+        window_seconds: builtins.int = ...,
+        renewals_per_second: builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["holders", b"holders", "renewals_per_second", b"renewals_per_second", "steps", b"steps", "streams", b"streams", "window_seconds", b"window_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BeginRotationRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: builtins.int
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BeginRotationResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AbortRotationRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: builtins.int
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AbortRotationResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PrepareAuthorityRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    """root or issuer."""
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        kind: builtins.str = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["kind", b"kind", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PrepareAuthorityResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    AUTHORITY_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def authority(self) -> Authority: ...
+    def __init__(
+        self,
+        *,
+        authority: Authority | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["authority", b"authority"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["authority", b"authority"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class StepAuthorityRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    AUTHORITY_ID_FIELD_NUMBER: builtins.int
+    STEP_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    FORCE_FIELD_NUMBER: builtins.int
+    DISTRUST_AFTER_SECONDS_FIELD_NUMBER: builtins.int
+    authority_id: builtins.str
+    """An authority's id, or at least 4 of its first digits."""
+    step: builtins.str
+    """activate, taint, revoke or prune."""
+    reason: builtins.str
+    force: builtins.bool
+    """Goes past missing evidence; needs a reason."""
+    distrust_after_seconds: builtins.int
+    """With taint: seconds after which the root leaves the bundle in any case; 0: only when nobody depends on it."""
+    def __init__(
+        self,
+        *,
+        authority_id: builtins.str = ...,
+        step: builtins.str = ...,
+        reason: builtins.str = ...,
+        force: builtins.bool = ...,
+        distrust_after_seconds: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["authority_id", b"authority_id", "distrust_after_seconds", b"distrust_after_seconds", "force", b"force", "reason", b"reason", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class StepAuthorityResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    AUTHORITY_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def authority(self) -> Authority:
+        """As it was before."""
+
+    def __init__(
+        self,
+        *,
+        authority: Authority | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["authority", b"authority"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["authority", b"authority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

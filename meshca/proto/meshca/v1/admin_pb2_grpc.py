@@ -54,6 +54,36 @@ class AdminServiceStub:
                 request_serializer=meshca_dot_v1_dot_admin__pb2.ListAuthoritiesRequest.SerializeToString,
                 response_deserializer=meshca_dot_v1_dot_admin__pb2.ListAuthoritiesResponse.FromString,
                 _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/meshca.v1.AdminService/GetStatus',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
+        self.PlanRotation = channel.unary_unary(
+                '/meshca.v1.AdminService/PlanRotation',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.PlanRotationRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.PlanRotationResponse.FromString,
+                _registered_method=True)
+        self.BeginRotation = channel.unary_unary(
+                '/meshca.v1.AdminService/BeginRotation',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.BeginRotationRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.BeginRotationResponse.FromString,
+                _registered_method=True)
+        self.AbortRotation = channel.unary_unary(
+                '/meshca.v1.AdminService/AbortRotation',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.AbortRotationRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.AbortRotationResponse.FromString,
+                _registered_method=True)
+        self.PrepareAuthority = channel.unary_unary(
+                '/meshca.v1.AdminService/PrepareAuthority',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.PrepareAuthorityRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.PrepareAuthorityResponse.FromString,
+                _registered_method=True)
+        self.StepAuthority = channel.unary_unary(
+                '/meshca.v1.AdminService/StepAuthority',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.StepAuthorityRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.StepAuthorityResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -83,6 +113,42 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStatus(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlanRotation(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginRotation(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbortRotation(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PrepareAuthority(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StepAuthority(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -105,6 +171,36 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListAuthorities,
                     request_deserializer=meshca_dot_v1_dot_admin__pb2.ListAuthoritiesRequest.FromString,
                     response_serializer=meshca_dot_v1_dot_admin__pb2.ListAuthoritiesResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.GetStatusRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'PlanRotation': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanRotation,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.PlanRotationRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.PlanRotationResponse.SerializeToString,
+            ),
+            'BeginRotation': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginRotation,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.BeginRotationRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.BeginRotationResponse.SerializeToString,
+            ),
+            'AbortRotation': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbortRotation,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.AbortRotationRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.AbortRotationResponse.SerializeToString,
+            ),
+            'PrepareAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrepareAuthority,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.PrepareAuthorityRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.PrepareAuthorityResponse.SerializeToString,
+            ),
+            'StepAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.StepAuthority,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.StepAuthorityRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.StepAuthorityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -215,6 +311,168 @@ class AdminService:
             '/meshca.v1.AdminService/ListAuthorities',
             meshca_dot_v1_dot_admin__pb2.ListAuthoritiesRequest.SerializeToString,
             meshca_dot_v1_dot_admin__pb2.ListAuthoritiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.AdminService/GetStatus',
+            meshca_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanRotation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.AdminService/PlanRotation',
+            meshca_dot_v1_dot_admin__pb2.PlanRotationRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.PlanRotationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginRotation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.AdminService/BeginRotation',
+            meshca_dot_v1_dot_admin__pb2.BeginRotationRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.BeginRotationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbortRotation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.AdminService/AbortRotation',
+            meshca_dot_v1_dot_admin__pb2.AbortRotationRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.AbortRotationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrepareAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.AdminService/PrepareAuthority',
+            meshca_dot_v1_dot_admin__pb2.PrepareAuthorityRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.PrepareAuthorityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StepAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.AdminService/StepAuthority',
+            meshca_dot_v1_dot_admin__pb2.StepAuthorityRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.StepAuthorityResponse.FromString,
             options,
             channel_credentials,
             insecure,

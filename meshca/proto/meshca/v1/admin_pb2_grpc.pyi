@@ -35,6 +35,12 @@ class AdminServiceStub:
     GetTrustBundle: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetTrustBundleRequest, _admin_pb2.GetTrustBundleResponse]
     ListCertificates: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListCertificatesRequest, _admin_pb2.ListCertificatesResponse]
     ListAuthorities: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuthoritiesRequest, _admin_pb2.ListAuthoritiesResponse]
+    GetStatus: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]
+    PlanRotation: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PlanRotationRequest, _admin_pb2.PlanRotationResponse]
+    BeginRotation: _grpc.UnaryUnaryMultiCallable[_admin_pb2.BeginRotationRequest, _admin_pb2.BeginRotationResponse]
+    AbortRotation: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AbortRotationRequest, _admin_pb2.AbortRotationResponse]
+    PrepareAuthority: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PrepareAuthorityRequest, _admin_pb2.PrepareAuthorityResponse]
+    StepAuthority: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StepAuthorityRequest, _admin_pb2.StepAuthorityResponse]
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -43,6 +49,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     GetTrustBundle: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetTrustBundleRequest, _admin_pb2.GetTrustBundleResponse]  # type: ignore[assignment]
     ListCertificates: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListCertificatesRequest, _admin_pb2.ListCertificatesResponse]  # type: ignore[assignment]
     ListAuthorities: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuthoritiesRequest, _admin_pb2.ListAuthoritiesResponse]  # type: ignore[assignment]
+    GetStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]  # type: ignore[assignment]
+    PlanRotation: _aio.UnaryUnaryMultiCallable[_admin_pb2.PlanRotationRequest, _admin_pb2.PlanRotationResponse]  # type: ignore[assignment]
+    BeginRotation: _aio.UnaryUnaryMultiCallable[_admin_pb2.BeginRotationRequest, _admin_pb2.BeginRotationResponse]  # type: ignore[assignment]
+    AbortRotation: _aio.UnaryUnaryMultiCallable[_admin_pb2.AbortRotationRequest, _admin_pb2.AbortRotationResponse]  # type: ignore[assignment]
+    PrepareAuthority: _aio.UnaryUnaryMultiCallable[_admin_pb2.PrepareAuthorityRequest, _admin_pb2.PrepareAuthorityResponse]  # type: ignore[assignment]
+    StepAuthority: _aio.UnaryUnaryMultiCallable[_admin_pb2.StepAuthorityRequest, _admin_pb2.StepAuthorityResponse]  # type: ignore[assignment]
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -72,5 +84,47 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListAuthoritiesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListAuthoritiesResponse, _abc.Awaitable[_admin_pb2.ListAuthoritiesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetStatus(
+        self,
+        request: _admin_pb2.GetStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetStatusResponse, _abc.Awaitable[_admin_pb2.GetStatusResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PlanRotation(
+        self,
+        request: _admin_pb2.PlanRotationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.PlanRotationResponse, _abc.Awaitable[_admin_pb2.PlanRotationResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def BeginRotation(
+        self,
+        request: _admin_pb2.BeginRotationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.BeginRotationResponse, _abc.Awaitable[_admin_pb2.BeginRotationResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def AbortRotation(
+        self,
+        request: _admin_pb2.AbortRotationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.AbortRotationResponse, _abc.Awaitable[_admin_pb2.AbortRotationResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PrepareAuthority(
+        self,
+        request: _admin_pb2.PrepareAuthorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.PrepareAuthorityResponse, _abc.Awaitable[_admin_pb2.PrepareAuthorityResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def StepAuthority(
+        self,
+        request: _admin_pb2.StepAuthorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.StepAuthorityResponse, _abc.Awaitable[_admin_pb2.StepAuthorityResponse]]: ...
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,259 @@
+"""Evidence: who relies on the trust bundle, and which sequence of it each is known to hold.
+
+A relying party (holder) is whoever holds the key of an unexpired certificate of ours; a certificate that renews another
+belongs to the same holder. Nothing is assumed: a holder has a bundle only where something shows that it has.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+
+MAX_LAGGARDS = 100
+
+
+class Channel(Enum):
+    """How it is known what a holder has; the value is what is stored and shown."""
+
+    NONE = "none"  # nothing is known yet
+    CERTIFICATE = "certificate"  # the bundle was in the answer that brought the certificate
+    STREAM = "stream"  # acknowledged on a discovery stream, by the agent and every proxy behind it
+    FETCH = "fetch"  # fetched by itself, over a call that proved who asks
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFact:
+    """A certificate was issued: one line of the ledger.
+
+    `renews` is the serial of the certificate that the caller held and proved ("" for none); `proves` says that whoever
+    holds it uses the bundle `bundle_sequence` with it, as clients do that get their roots in the same answer.
+    """
+
+    serial: str
+    renews: str
+    spiffe_id: str
+    issuer_id: str
+    not_after: datetime
+    bundle_sequence: int
+    proves: bool
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BundleFact:
+    """The holder of `serial` accepted the bundle of that sequence, or refused it (`refusal` says why, redacted).
+
+    `until` is the end of the certificate by which it proved itself.
+    """
+
+    serial: str
+    spiffe_id: str
+    bundle_sequence: int
+    channel: Channel
+    until: datetime
+    at: datetime
+    refusal: str = ""
+
+
+Fact = CertificateFact | BundleFact
+
+
+@dataclass(frozen=True, slots=True)
+class Laggard:
+    """A holder that is not known to have a bundle: what it has instead, by which channel that is known and since when.
+
+    `until` is when its last certificate ends, and it with it; `refusal` why it refused the newest it was offered.
+    """
+
+    serial: str
+    spiffe_id: str
+    sequence: int
+    channel: Channel
+    since: datetime
+    until: datetime
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Who is known to have the bundle of `sequence`, or a later one; of the laggards 100 at the most are listed.
+
+    `complete_since` is when the last one was seen to be covered, or None while somebody is not. It is as long ago as
+    has really passed, whatever the clock did meanwhile.
+    """
+
+    sequence: int
+    holders: int
+    covered: int
+    laggards: tuple[Laggard, ...] = ()
+    complete_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of all relying parties at one moment, `at`: never ahead of the time that has really passed. Where
+    that is None, nothing is known, and every gate stays shut.
+
+    `coverage` is by bundle sequence; `signed_until` tells for each authority when the last unexpired certificate ends
+    that it signed; `depending` how many holders have their newest certificate from it; `channels` how many are known by
+    each channel.
+    """
+
+    coverage: Mapping[int, Coverage] = field(default_factory=dict)
+    signed_until: Mapping[str, datetime] = field(default_factory=dict)
+    depending: Mapping[str, int] = field(default_factory=dict)
+    channels: Mapping[Channel, int] = field(default_factory=dict)
+    at: datetime | None = None
+
+
+@dataclass(slots=True)
+class _Holder:
+    serial: str  # of the first certificate; never changes
+    spiffe_id: str
+    since: datetime
+    until: datetime
+    issuer_id: str = ""
+    sequence: int = 0
+    channel: Channel = Channel.NONE
+    refusal: str = ""
+
+    def laggard(self) -> Laggard:
+        return Laggard(self.serial, self.spiffe_id, self.sequence, self.channel, self.since, self.until, self.refusal)
+
+
+class EvidenceBook:
+    """All holders, kept up to date by facts in the order in which they were recorded, and by time."""
+
+    def __init__(self) -> None:
+        self._holders: dict[str, _Holder] = {}  # by the serial of the first certificate
+        self._by_serial: dict[str, _Holder] = {}  # by every unexpired serial
+        self._ends: list[tuple[datetime, str, str, str]] = []  # a heap: end, serial, issuer, the holder's serial
+        self._signed: dict[str, Counter[datetime]] = {}  # unexpired certificates by issuer and end
+        self._sequences: Counter[int] = Counter()  # how many holders have exactly that
+        self._depending: Counter[str] = Counter()  # how many have their newest certificate from that issuer
+        self._channels: Counter[Channel] = Counter()
+        self._complete: dict[int, float] = {}  # since when, in monotonic seconds
+
+    def __len__(self) -> int:
+        return len(self._holders)
+
+    def learn(self, facts: Iterable[Fact], now: datetime) -> None:
+        """Takes facts, oldest first; of certificates that ended by `now` nothing is kept."""
+        for fact in facts:
+            if isinstance(fact, CertificateFact):
+                self._issued(fact, now)
+            else:
+                self._heard(fact, now)
+
+    def expire(self, now: datetime) -> None:
+        """Forgets what ended by `now`."""
+        while self._ends and self._ends[0][0] <= now:
+            end, serial, issuer_id, first = heapq.heappop(self._ends)
+            self._unsign(issuer_id, end)
+            self._by_serial.pop(serial, None)
+            holder = self._holders.get(first)
+            if holder is not None and holder.until <= now:
+                self._drop(holder)
+
+    def evidence(self, sequences: Iterable[int], now: datetime, monotonic: float) -> Evidence:
+        """What is known at `now`, with the coverage of each of these sequences; `monotonic` is in seconds and never
+        goes back."""
+        self.expire(now)
+        wanted = set(sequences)
+        self._complete = {sequence: since for sequence, since in self._complete.items() if sequence in wanted}
+        return Evidence(
+            coverage={sequence: self.coverage(sequence, now, monotonic) for sequence in wanted},
+            signed_until={issuer_id: max(ends) for issuer_id, ends in self._signed.items() if ends},
+            depending={issuer_id: count for issuer_id, count in self._depending.items() if count and issuer_id},
+            channels={channel: count for channel, count in self._channels.items() if count},
+            at=now,
+        )
+
+    def coverage(self, sequence: int, now: datetime, monotonic: float) -> Coverage:
+        """Who has the bundle of that sequence, as of now; laggards by id, those that refused first."""
+        covered = sum(count for has, count in self._sequences.items() if has >= sequence)
+        holders = len(self._holders)
+        if covered == holders:
+            lasted = monotonic - self._complete.setdefault(sequence, monotonic)
+            return Coverage(sequence, holders, covered, (), now - timedelta(seconds=lasted))
+        self._complete.pop(sequence, None)
+        behind = heapq.nsmallest(
+            MAX_LAGGARDS,
+            (holder for holder in self._holders.values() if holder.sequence < sequence),
+            key=lambda holder: (not holder.refusal, holder.spiffe_id, holder.serial),
+        )
+        return Coverage(sequence, holders, covered, tuple(holder.laggard() for holder in behind))
+
+    def _issued(self, fact: CertificateFact, now: datetime) -> None:
+        if fact.not_after <= now:
+            return
+        # an answer may be lost on its way: what it brings proves nothing of who has only the certificate from before
+        holder = self._find(fact.serial) or self._find("" if fact.proves else fact.renews)
+        if holder is None:
+            holder = self._add(fact.serial, fact.spiffe_id, fact.not_after, fact.at)
+        self._by_serial[fact.serial] = holder
+        self._sign(fact.issuer_id, fact.not_after)
+        heapq.heappush(self._ends, (fact.not_after, fact.serial, fact.issuer_id, holder.serial))
+        holder.until = max(holder.until, fact.not_after)
+        self._depending[holder.issuer_id] -= 1
+        holder.issuer_id = fact.issuer_id
+        self._depending[holder.issuer_id] += 1
+        if fact.proves:
+            self._has(holder, fact.bundle_sequence, Channel.CERTIFICATE, fact.at)
+
+    def _heard(self, fact: BundleFact, now: datetime) -> None:
+        if fact.until <= now:
+            return
+        holder = self._find(fact.serial)
+        if holder is None:
+            # a certificate that this ledger does not hold, as after the loss of its last lines
+            holder = self._add(fact.serial, fact.spiffe_id, fact.until, fact.at)
+            self._by_serial[fact.serial] = holder
+            heapq.heappush(self._ends, (fact.until, fact.serial, "", holder.serial))
+        if fact.refusal:
+            holder.refusal = fact.refusal
+        else:
+            self._has(holder, fact.bundle_sequence, fact.channel, fact.at)
+
+    def _find(self, serial: str) -> _Holder | None:
+        """The holder that has this certificate, or had it as its first: a clock that is set back brings that back."""
+        return self._by_serial.get(serial) or self._holders.get(serial) if serial else None
+
+    def _add(self, serial: str, spiffe_id: str, until: datetime, at: datetime) -> _Holder:
+        holder = self._holders[serial] = _Holder(serial, spiffe_id, at, until)
+        self._sequences[holder.sequence] += 1
+        self._channels[holder.channel] += 1
+        self._depending[holder.issuer_id] += 1
+        return holder
+
+    def _drop(self, holder: _Holder) -> None:
+        del self._holders[holder.serial]
+        self._sequences[holder.sequence] -= 1
+        self._channels[holder.channel] -= 1
+        self._depending[holder.issuer_id] -= 1
+
+    def _has(self, holder: _Holder, sequence: int, channel: Channel, at: datetime) -> None:
+        if sequence <= holder.sequence:
+            return
+        self._sequences[holder.sequence] -= 1
+        self._sequences[sequence] += 1
+        self._channels[holder.channel] -= 1
+        self._channels[channel] += 1
+        holder.sequence, holder.channel, holder.since, holder.refusal = sequence, channel, at, ""
+
+    def _sign(self, issuer_id: str, end: datetime) -> None:
+        self._signed.setdefault(issuer_id, Counter())[end] += 1
+
+    def _unsign(self, issuer_id: str, end: datetime) -> None:
+        ends = self._signed.get(issuer_id)
+        if ends is None:
+            return
+        ends[end] -= 1
+        if not ends[end]:
+            del ends[end]
+        if not ends:
+            del self._signed[issuer_id]

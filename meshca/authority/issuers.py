@@ -1,0 +1,71 @@
+"""When issuing CAs are prepared, activated and pruned.
+
+They travel in the chain of what they sign, so relying parties need nothing beforehand: the clock decides, and that the
+active one is under the active root. Only their end is a matter of evidence.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from meshca.authority.actions import Action, Activate, IssuerPolicy, PrepareIssuer, Prune
+from meshca.authority.evidence import Evidence
+from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
+
+
+def decide_issuers(ring: AuthorityRing, policy: IssuerPolicy, now: datetime, evidence: Evidence) -> tuple[Action, ...]:
+    """What to do now, in order. Empty when nothing is due; calling it again after each action is safe.
+
+    What ends something goes by the evidence's own time, which does not leap. An issuer whose time has not come, since
+    it was made while the clock was ahead, must not sign: what it signs would be good for nobody yet. Nothing is made
+    under a root of that kind, or without an active root.
+    """
+    root = ring.active(AuthorityKind.ROOT)
+    active = ring.active(AuthorityKind.ISSUER)
+    then = evidence.at or now
+    spent = tuple(Prune(a.id) for a in ring.of(AuthorityKind.ISSUER) if _is_spent(a, root, policy, then, evidence))
+    if active is None:
+        spent = ()  # a tainted one tells why nothing signs: a ring without any looks like lost state
+    if root is None or root.not_before > now:
+        return spent
+    prepared = [a for a in ring.of(AuthorityKind.ISSUER, AuthorityState.PREPARED) if _is_of_use(a, root, now)]
+    usable = [a for a in prepared if a.not_before <= now]
+    if active is None or _is_out_of_place(active, root, now) or _is_due(root, active, policy, policy.activate_at, now):
+        return (Activate(usable[0].id) if usable else PrepareIssuer(), *spent)
+    if not prepared and _is_due(root, active, policy, policy.prepare_at, now):
+        return (PrepareIssuer(), *spent)
+    return spent
+
+
+def _is_of_use(prepared: Authority, root: Authority, now: datetime) -> bool:
+    return prepared.not_after > now and prepared.issuer_id == root.id
+
+
+def _is_out_of_place(active: Authority, root: Authority, now: datetime) -> bool:
+    """Whether it must not sign at all: its time has not come, or its root is not the one that everybody is to use."""
+    return active.not_before > now or active.issuer_id != root.id
+
+
+def _is_due(root: Authority, active: Authority, policy: IssuerPolicy, fraction: float, now: datetime) -> bool:
+    """Past that fraction of its life, or too near its end to sign a leaf of full length (as after a change of policy).
+
+    Never where a successor could live no longer: an issuing CA ends with its root at the latest.
+    """
+    if active.not_after >= root.not_after:
+        return False
+    moment = active.not_before + (active.not_after - active.not_before) * fraction
+    return now >= min(moment, active.not_after - policy.max_leaf_ttl - policy.slack)
+
+
+def _is_spent(
+    authority: Authority, root: Authority | None, policy: IssuerPolicy, then: datetime, evidence: Evidence
+) -> bool:
+    """Whether nothing alive depends on it, nor ever will."""
+    if authority.state is AuthorityState.ACTIVE:
+        return False
+    if authority.state is AuthorityState.PREPARED:
+        return root is not None and not _is_of_use(authority, root, then)
+    if authority.not_after <= then:
+        return True
+    everybody_heard = authority.since is not None and authority.since + policy.propagation <= then
+    return everybody_heard and evidence.at is not None and authority.id not in evidence.signed_until

@@ -1,0 +1,128 @@
+"""The discovery services (xDS): SDS and ADS, state of the world and delta, and Fetch. Bytes to values and back.
+
+One set of handlers serves whoever has streams to give: the server's hub, behind authentication, and the agent's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import grpc
+import grpc.aio
+from envoy.service.discovery.v3 import ads_pb2
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
+from envoy.service.secret.v3 import sds_pb2
+from google.protobuf.message import DecodeError
+
+from meshca.errors import MeshcaError, detached, invalid
+from meshca.rpc.status import CODES, retry_metadata
+from meshca.services.streams import Write
+from meshca.xds.snapshot import SECRET_TYPE, Snapshot
+from meshca.xds.stream import StreamMode, fetch
+
+SDS = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"].full_name
+ADS = ads_pb2.DESCRIPTOR.services_by_name["AggregatedDiscoveryService"].full_name
+
+_REQUESTS = {StreamMode.SOTW: DiscoveryRequest, StreamMode.DELTA: DeltaDiscoveryRequest}
+
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]  # generic in the stubs only
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
+
+class ServedStream(Protocol):
+    """A stream of a hub."""
+
+    async def run(self, requests: AsyncIterator[Any], write: Write) -> None: ...
+    def close(self) -> None: ...
+
+
+class StreamSource(Protocol):
+    """Whoever has streams to give. Both raise MeshcaError, whose message the peer is told, where they refuse."""
+
+    async def open(self, context: Context, mode: StreamMode, *, aggregated: bool) -> ServedStream: ...
+    async def fetchable(self, context: Context) -> Snapshot: ...
+
+
+def discovery_handlers(source: StreamSource) -> tuple[grpc.GenericRpcHandler, ...]:
+    """The discovery services. They take bytes: left to gRPC, a request that is no message would be our fault."""
+    sds = {
+        "StreamSecrets": _stream(source, StreamMode.SOTW, aggregated=False),
+        "DeltaSecrets": _stream(source, StreamMode.DELTA, aggregated=False),
+        "FetchSecrets": _fetch(source),
+    }
+    ads = {
+        "StreamAggregatedResources": _stream(source, StreamMode.SOTW, aggregated=True),
+        "DeltaAggregatedResources": _stream(source, StreamMode.DELTA, aggregated=True),
+    }
+    return grpc.method_handlers_generic_handler(SDS, sds), grpc.method_handlers_generic_handler(ADS, ads)
+
+
+def _stream(source: StreamSource, mode: StreamMode, *, aggregated: bool) -> Handler:
+    async def serve(_: object, context: Context) -> None:
+        try:
+            stream = await source.open(context, mode, aggregated=aggregated)
+            try:
+                await stream.run(_Requests(context, _REQUESTS[mode]), context.write)
+            finally:
+                stream.close()
+        except MeshcaError as error:
+            refusal = detached(error)  # its traceback holds this frame, and this frame would hold it
+        else:
+            return
+        # last of all: a peer that does not read may keep us here until its connection ends, and must hold no place
+        await _abort(context, refusal)
+
+    return grpc.stream_stream_rpc_method_handler(serve, _as_it_is, _as_it_is)
+
+
+def _fetch(source: StreamSource) -> Handler:
+    async def answer(request: bytes, context: Context) -> Any:
+        try:
+            return fetch(_parse(DiscoveryRequest, request), SECRET_TYPE, await source.fetchable(context))
+        except MeshcaError as error:
+            await _abort(context, error)
+
+    return grpc.unary_unary_rpc_method_handler(answer, _as_it_is, _serialized)
+
+
+class _Requests:
+    """The requests of a call, parsed. Raises INVALID for one that cannot be."""
+
+    __slots__ = ("_context", "_message")
+
+    def __init__(self, context: Context, message: Any) -> None:
+        self._context = context
+        self._message = message
+
+    def __aiter__(self) -> _Requests:
+        return self
+
+    async def __anext__(self) -> Any:
+        data = await self._context.read()
+        if data is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return _parse(self._message, data)
+
+
+async def _abort(context: Context, error: MeshcaError) -> None:
+    code = CODES[error.kind]
+    metadata = () if error.retry_after is None else retry_metadata(code, error.message, error.retry_after)
+    await context.abort(code, error.message, metadata)
+
+
+def _parse(message: Any, request: bytes) -> Any:
+    try:
+        return message.FromString(request)
+    except DecodeError as error:
+        raise invalid(f"the request is no {message.DESCRIPTOR.name}") from error
+
+
+def _as_it_is(message: bytes) -> bytes:
+    return message
+
+
+def _serialized(response: Any) -> bytes:
+    return bytes(response.SerializeToString())

@@ -1,0 +1,105 @@
+"""Evidence: what the ledger and the relying parties' own acknowledgements say about who holds which trust bundle."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from meshca.authority.evidence import CertificateFact, Coverage, Evidence, EvidenceBook, Fact
+from meshca.authority.steady import SteadyTime
+from meshca.pki.certificates import CertificateKind
+from meshca.pki.records import ISTIO, CertificateRecord
+from meshca.ports import CertificateLedger, Clock, EvidenceStore, Tail
+
+_PAGE = 10_000
+
+T = TypeVar("T")
+
+
+class RelyingParties:
+    """Keeps the book of holders up to date from the ledger and the evidence store; both are only ever read on.
+
+    `settling` is the longest life of a leaf; `monotonic` gives seconds that never go back. May be used on any thread.
+    """
+
+    def __init__(
+        self,
+        ledger: CertificateLedger,
+        store: EvidenceStore,
+        clock: Clock,
+        monotonic: Callable[[], float],
+        settling: timedelta,
+    ) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._clock = clock
+        self._monotonic = monotonic
+        self._time = SteadyTime(settling)
+        self._book = EvidenceBook()
+        self._certificates = 0
+        self._facts = 0
+        self._reading = threading.Lock()
+
+    def evidence(self, sequences: Iterable[int]) -> Evidence:
+        """What is known now, with the coverage of each of these bundle sequences.
+
+        Raises UNAVAILABLE where the store cannot be read: what is not known is not guessed.
+        """
+        with self._reading:
+            monotonic = self._monotonic()
+            now = self._catch_up(monotonic)
+            return self._book.evidence(sequences, now, monotonic)
+
+    def coverage(self, sequence: int) -> Coverage:
+        """Who has the bundle of that sequence now. Raises UNAVAILABLE as `evidence`."""
+        return self.evidence((sequence,)).coverage[sequence]
+
+    def prune(self) -> int:
+        """Forgets acknowledgements by certificates that ended; how many."""
+        with self._reading:
+            return self._store.prune(self._now(self._monotonic()))
+
+    def _now(self, monotonic: float) -> datetime:
+        return self._time.now(self._clock.now(), monotonic)
+
+    def _catch_up(self, monotonic: float) -> datetime:
+        """Reads on. Acknowledgements are read first and learnt last: each comes after the certificate that it was made
+        with, so that one is in the ledger by then. Where one of the two cannot be read, neither has been read on."""
+        now = self._now(monotonic)
+        facts, after_facts = _read_on(self._store.tail, self._facts, now)
+        records, after_records = _read_on(self._ledger.tail, self._certificates, now)
+        self._facts, self._certificates = after_facts, after_records
+        self._book.learn(_certificate_facts(records), now)
+        self._book.learn(facts, now)
+        return now
+
+
+def _read_on(tail: Callable[[int, datetime, int], Tail[T]], cursor: int, now: datetime) -> tuple[list[T], int]:
+    """Everything behind the cursor, and the next cursor."""
+    found: list[T] = []
+    while True:
+        page = tail(cursor, now, _PAGE)
+        cursor = page.cursor
+        found.extend(page.items)
+        if len(page.items) < _PAGE:
+            return found, cursor
+
+
+def _certificate_facts(records: Iterable[CertificateRecord]) -> Iterable[Fact]:
+    return (
+        CertificateFact(
+            serial=record.serial,
+            renews=record.renews,
+            spiffe_id=record.spiffe_id,
+            issuer_id=record.issuer_id,
+            not_after=record.not_after,
+            bundle_sequence=record.bundle_sequence,
+            # its clients get their roots in the answer that brings the certificate, and use both together
+            proves=record.protocol == ISTIO,
+            at=record.recorded_at,
+        )
+        for record in records
+        if record.kind == CertificateKind.LEAF.value
+    )

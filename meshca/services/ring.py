@@ -1,0 +1,70 @@
+"""The ring as it is stored, and the signing state that follows it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+from meshca.authority.journal import JournalEntry
+from meshca.authority.ring import AuthorityKind, AuthorityRing, RingEvent, apply_all
+from meshca.ports import AuthorityStore, KeyManager, StoredRing
+from meshca.services.signing import Signing, open_state
+
+
+class RingKeeper:
+    """Reads and changes the ring; whatever it reads or saves is what doors sign with from then on.
+
+    May be used on any thread.
+    """
+
+    def __init__(self, store: AuthorityStore, keys: KeyManager, signing: Signing) -> None:
+        self._store = store
+        self._keys = keys
+        self._signing = signing
+        self._revision = 0
+        # what is read or saved is published before anything else is read or saved: nothing older comes after it
+        self._publishing = threading.Lock()
+
+    def refresh(self) -> StoredRing:
+        """Reads the stored ring and publishes it if it is news, confirms what is published otherwise.
+
+        Raises INTERNAL where the stored state cannot be used, UNAVAILABLE where the store is out: unconfirmed, what
+        was published is soon signed with no more.
+        """
+        with self._publishing:
+            moment = self._signing.moment()
+            stored = self._store.load()
+            if stored.revision == self._revision:
+                self._signing.confirm(moment)
+            else:
+                self._publish(stored, moment)
+        return stored
+
+    def change(self, stored: StoredRing, events: Sequence[RingEvent], entry: JournalEntry) -> StoredRing:
+        """The ring after `events`, saved durably with `entry` in the journal, and published.
+
+        Raises CONFLICT where an event is illegal or somebody else changed the ring since `stored` was read (nothing is
+        saved then), UNAVAILABLE where the store is out (it may yet be saved), and what the key manager raises where a
+        new issuing CA cannot sign: then it does not become the active one.
+        """
+        ring = apply_all(stored.ring, *events)
+        if ring.active(AuthorityKind.ISSUER) != stored.ring.active(AuthorityKind.ISSUER):
+            open_state(ring, self._keys)
+        with self._publishing:
+            moment = self._signing.moment()
+            saved = self._store.save(
+                ring, expected_revision=stored.revision, entries=(replace(entry, sequence=ring.sequence),)
+            )
+            self._publish(saved, moment)
+        return saved
+
+    def forget_key(self, ring: AuthorityRing, authority_id: str) -> None:
+        """Destroys the key of an authority of `ring` that signs no more. Raises what the key manager raises."""
+        authority = ring.find(authority_id)
+        if authority is not None and authority.key_id:
+            self._keys.delete(authority.key_id)
+
+    def _publish(self, stored: StoredRing, moment: float) -> None:
+        self._signing.publish(open_state(stored.ring, self._keys), moment)
+        self._revision = stored.revision

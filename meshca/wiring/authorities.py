@@ -1,0 +1,85 @@
+"""The services around the authority ring, built from settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from meshca.authority.actions import IssuerPolicy, RootPolicy, RotationPolicy
+from meshca.authority.plan import Fleet
+from meshca.ports import Clock, KeyManager
+from meshca.services.authorities import AuthorityMaker
+from meshca.services.control import AuthorityControl
+from meshca.services.evidence import RelyingParties
+from meshca.services.ring import RingKeeper
+from meshca.services.rotation import AuthorityPlan, Rotation
+from meshca.services.signing import Signing
+from meshca.settings.server import ServerSettings
+from meshca.stores.sql import SqlStores
+
+# Certificates per second that one core signs, door and ledger included, until something measures it.
+_PER_CORE = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Authorities:
+    """What moves the ring on, and what knows who relies on it."""
+
+    keeper: RingKeeper
+    rotation: Rotation
+    relying: RelyingParties
+    control: AuthorityControl
+
+
+def build_authorities(
+    settings: ServerSettings,
+    stores: SqlStores,
+    keys: KeyManager,
+    signing: Signing,
+    clock: Clock,
+    monotonic: Callable[[], float],
+) -> Authorities:
+    """The services; nothing is read or changed yet."""
+    maker = AuthorityMaker(keys, stores.ledger, clock)
+    keeper = RingKeeper(stores.authorities, keys, signing)
+    relying = RelyingParties(stores.ledger, stores.evidence, clock, monotonic, settings.leaf.max_ttl)
+    fleet = Fleet(_PER_CORE * min(settings.workers, os.cpu_count() or 1), settings.leaf.default_ttl)
+    plan = AuthorityPlan(_policy(settings), settings.root.key_type, settings.issuer.key_type, fleet)
+    return Authorities(
+        keeper=keeper,
+        rotation=Rotation(keeper, maker, relying.evidence, clock, plan),
+        relying=relying,
+        control=AuthorityControl(
+            keeper,
+            stores.authorities,
+            maker,
+            relying.evidence,
+            clock,
+            plan,
+            settings.rotation.deadline,
+        ),
+    )
+
+
+def _policy(settings: ServerSettings) -> RotationPolicy:
+    leaf, issuer, root, rotation = settings.leaf, settings.issuer, settings.root, settings.rotation
+    return RotationPolicy(
+        IssuerPolicy(
+            issuer.ttl,
+            issuer.prepare_at,
+            issuer.activate_at,
+            leaf.max_ttl,
+            slack=settings.tick,
+            propagation=rotation.propagation,
+        ),
+        RootPolicy(
+            root.ttl,
+            rotation.soak,
+            leaf.max_ttl,
+            rotate_at=root.rotate_at,
+            automatic=root.automatic,
+            force_at_expiry=root.force_at_expiry,
+            propagation=rotation.propagation,
+        ),
+    )

@@ -1,0 +1,494 @@
+"""Who relies on the trust bundle, and what each is known to have: nothing is assumed, nothing counted twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshca.authority.evidence import (
+    MAX_LAGGARDS,
+    BundleFact,
+    CertificateFact,
+    Channel,
+    Coverage,
+    Evidence,
+    EvidenceBook,
+    Fact,
+    Laggard,
+)
+from tests.assets.authorities import FOUNDED
+
+HOUR = 60
+NONE, CERTIFICATE, STREAM, FETCH = Channel
+
+
+def at(minute: float) -> datetime:
+    return FOUNDED + timedelta(minutes=minute)
+
+
+def certificate(
+    serial: str,
+    renews: str = "",
+    *,
+    name: str = "",
+    issuer: str = "issuer1",
+    ends: float = HOUR,
+    sequence: int = 1,
+    proves: bool = False,
+    when: float = 0,
+) -> CertificateFact:
+    """A line of the ledger; the holder's name is made of the serial unless it is told."""
+    return CertificateFact(serial, renews, name or f"id/{serial}", issuer, at(ends), sequence, proves, at(when))
+
+
+def accepted(
+    serial: str, sequence: int, *, channel: Channel = STREAM, until: float = HOUR, when: float = 1, refusal: str = ""
+) -> BundleFact:
+    return BundleFact(serial, f"id/{serial}", sequence, channel, at(until), at(when), refusal)
+
+
+def refused(serial: str, sequence: int, why: str = "no") -> BundleFact:
+    return accepted(serial, sequence, refusal=why)
+
+
+def book_of(*facts: Fact, now: float = 1) -> EvidenceBook:
+    book = EvidenceBook()
+    book.learn(facts, at(now))
+    return book
+
+
+def laggards(book: EvidenceBook, sequence: int = 99, now: float = 1) -> list[tuple[str, int, Channel]]:
+    return [(each.serial, each.sequence, each.channel) for each in book.coverage(sequence, at(now), now).laggards]
+
+
+HELD: dict[str, tuple[tuple[Fact, ...], list[tuple[str, int, Channel]]]] = {
+    "nobody without facts": ((), []),
+    "a certificate makes a holder, of whom nothing is known": ((certificate("a"),), [("a", 0, NONE)]),
+    "one that proves the bundle that came with it": (
+        (certificate("a", sequence=4, proves=True),),
+        [("a", 4, CERTIFICATE)],
+    ),
+    "one that it acknowledged": ((certificate("a"), accepted("a", 4)), [("a", 4, STREAM)]),
+    "one that it fetched": ((certificate("a"), accepted("a", 4, channel=FETCH)), [("a", 4, FETCH)]),
+    "a renewal belongs to the same holder": (
+        (certificate("a"), accepted("a", 4), certificate("b", "a")),
+        [("a", 4, STREAM)],
+    ),
+    "what is said by any of its certificates counts": (
+        (certificate("a"), certificate("b", "a"), certificate("c", "b"), accepted("b", 4)),
+        [("a", 4, STREAM)],
+    ),
+    "a renewal that is tried again belongs to the same holder": (
+        (certificate("a"), certificate("b", "a"), certificate("c", "a"), accepted("c", 4)),
+        [("a", 4, STREAM)],
+    ),
+    "a renewal of what is not known is a holder of its own": (
+        (certificate("a"), certificate("c", "b")),
+        [("a", 0, NONE), ("c", 0, NONE)],
+    ),
+    "two certificates without a word of each other are two holders": (
+        (certificate("a"), certificate("b", name="id/a")),
+        [("a", 0, NONE), ("b", 0, NONE)],
+    ),
+    "who proves itself by a certificate that is not in the ledger is a holder": (
+        (accepted("x", 4),),
+        [("x", 4, STREAM)],
+    ),
+    "also where it only refuses": ((refused("x", 4),), [("x", 0, NONE)]),
+    "its certificate may come to light later": (
+        (accepted("x", 4), certificate("x"), certificate("y", "x")),
+        [("x", 4, STREAM)],
+    ),
+    "it never goes back": ((certificate("a"), accepted("a", 5), accepted("a", 4)), [("a", 5, STREAM)]),
+    "a renewal that proves its bundle is a holder of its own, since it may never have arrived": (
+        (certificate("a", sequence=3, proves=True), certificate("b", "a", sequence=4, proves=True)),
+        [("a", 3, CERTIFICATE), ("b", 4, CERTIFICATE)],
+    ),
+    "what is known already does not change the channel": (
+        (certificate("a", sequence=4, proves=True), accepted("a", 4)),
+        [("a", 4, CERTIFICATE)],
+    ),
+    "the channel is that of the newest": (
+        (certificate("a", sequence=4, proves=True), accepted("a", 5)),
+        [("a", 5, STREAM)],
+    ),
+    "a refusal takes nothing away": ((certificate("a"), accepted("a", 4), refused("a", 5)), [("a", 4, STREAM)]),
+    "a line that is told twice changes nothing": (
+        (certificate("a"), accepted("a", 4), certificate("a")),
+        [("a", 4, STREAM)],
+    ),
+    "a certificate that ended is nobody's": ((certificate("a", ends=1),), []),
+    "an acknowledgement by one that ended is nobody's": ((accepted("a", 4, until=1),), []),
+    "no serial is not the same as another that has none": (
+        (accepted("", 4), certificate("a"), certificate("b")),
+        [("", 4, STREAM), ("a", 0, NONE), ("b", 0, NONE)],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HELD)
+def test_of_holders_is_known(case: str) -> None:
+    facts, held = HELD[case]
+    book = book_of(*facts)
+    assert laggards(book) == held
+    assert len(book) == len(held)
+    book.expire(at(2 * HOUR))
+    assert (len(book), book.evidence((0,), at(2 * HOUR), 2 * HOUR).coverage[0].covered) == (0, 0)
+
+
+def test_a_laggard_tells_since_when_it_has_what_it_has_and_until_when_it_lives() -> None:
+    book = book_of(
+        certificate("a", when=0.5),
+        certificate("b", name="id/b", when=0),
+        accepted("b", 4, when=0.75),
+        certificate("c", "b", ends=90),
+        refused("b", 5, "too big"),
+    )
+    assert book.coverage(5, at(1), 1).laggards == (
+        Laggard("b", "id/b", 4, STREAM, at(0.75), at(90), "too big"),
+        Laggard("a", "id/a", 0, NONE, at(0.5), at(HOUR)),
+    )
+
+
+def test_a_holder_lives_as_long_as_its_longest_certificate() -> None:
+    book = book_of(certificate("a", ends=90), certificate("b", "a", ends=30))
+    assert book.coverage(1, at(1), 1).laggards[0].until == at(90)
+    assert len(book_at(book, 89)) == 1
+    assert len(book_at(book, 90)) == 0
+
+
+def book_at(book: EvidenceBook, now: float) -> EvidenceBook:
+    book.expire(at(now))
+    return book
+
+
+REFUSALS: dict[str, tuple[tuple[Fact, ...], str]] = {
+    "is told": ((refused("a", 5, "why"),), "why"),
+    "is the latest": ((refused("a", 5, "one"), refused("a", 5, "two")), "two"),
+    "is over when it accepts a later one": ((refused("a", 5), accepted("a", 6)), ""),
+    "is over when it accepts the same one": ((refused("a", 5), accepted("a", 5)), ""),
+    "is not over when it says again what it has": ((accepted("a", 4), refused("a", 5), accepted("a", 4)), "no"),
+    "is not over with a renewal": ((refused("a", 5), certificate("b", "a")), "no"),
+    "comes after an acceptance": ((accepted("a", 4), refused("a", 5)), "no"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_refusal(case: str) -> None:
+    facts, refusal = REFUSALS[case]
+    book = book_of(certificate("a"), *facts)
+    assert [laggard.refusal for laggard in book.coverage(99, at(1), 1).laggards] == [refusal]
+
+
+def test_a_holder_ends_with_its_last_certificate_and_not_before() -> None:
+    book = book_of(certificate("a", ends=30), certificate("b", "a", ends=60), accepted("a", 4))
+    assert laggards(book_at(book, 30)) == [("a", 4, STREAM)]
+    assert laggards(book_at(book, 59)) == [("a", 4, STREAM)]
+    assert laggards(book_at(book, 60)) == []
+
+
+def test_a_renewal_carries_on_after_what_it_renews_has_ended() -> None:
+    book = book_of(certificate("a", ends=30), certificate("b", "a", ends=60))
+    book.expire(at(40))
+    book.learn([accepted("b", 4, until=60), certificate("c", "b", ends=90)], at(41))
+    assert laggards(book_at(book, 89)) == [("a", 4, STREAM)]
+    assert laggards(book_at(book, 90)) == []
+
+
+def test_a_clock_that_is_set_back_makes_no_holder_count_twice() -> None:
+    """A certificate that ended lives again, and its holder with it, which is there for its next one."""
+    book = book_of(certificate("a", ends=30), certificate("b", "a", ends=60))
+    book.expire(at(40))
+    book.learn([accepted("a", 4, until=30), certificate("c", "a", ends=70)], at(20))
+    assert laggards(book) == [("a", 4, STREAM)]
+    known = book.evidence((4,), at(70), 70)
+    assert known == Evidence({4: Coverage(4, 0, 0, (), at(70))}, at=at(70))
+
+
+def test_what_is_said_by_a_certificate_that_ended_counts_for_nothing() -> None:
+    book = book_of(certificate("a", ends=30), certificate("b", "a", ends=60))
+    book.expire(at(40))
+    book.learn([accepted("a", 4, until=30)], at(41))
+    assert laggards(book) == [("a", 0, NONE)]
+
+
+def test_when_the_last_certificate_of_an_issuer_ends() -> None:
+    book = book_of(
+        certificate("a", issuer="issuer1", ends=30),
+        certificate("b", issuer="issuer1", ends=60),
+        certificate("c", issuer="issuer1", ends=60),
+        certificate("d", "b", issuer="issuer2", ends=90),
+    )
+    assert book.evidence((), at(1), 1).signed_until == {"issuer1": at(60), "issuer2": at(90)}
+    assert book.evidence((), at(59), 59).signed_until == {"issuer1": at(60), "issuer2": at(90)}
+    assert book.evidence((), at(60), 60).signed_until == {"issuer2": at(90)}
+    assert book.evidence((), at(90), 90).signed_until == {}
+
+
+def test_how_many_have_their_newest_certificate_from_an_issuer() -> None:
+    book = book_of(certificate("a"), certificate("b"), certificate("c", issuer="issuer2", ends=90))
+    assert book.evidence((), at(1), 1).depending == {"issuer1": 2, "issuer2": 1}
+    book.learn([certificate("d", "a", issuer="issuer2", ends=90)], at(1))
+    assert book.evidence((), at(1), 1).depending == {"issuer1": 1, "issuer2": 2}
+    assert book.evidence((), at(60), 60).depending == {"issuer2": 2}
+    assert book.evidence((), at(90), 90).depending == {}
+
+
+def test_who_is_known_by_an_unknown_certificate_depends_on_nobody_by_name() -> None:
+    known = book_of(accepted("x", 4)).evidence((4,), at(1), 1)
+    assert (known.depending, known.signed_until, known.coverage[4].covered) == ({}, {}, 1)
+
+
+def test_how_many_are_known_by_which_channel() -> None:
+    book = book_of(
+        certificate("a"),
+        certificate("b", proves=True),
+        certificate("c", proves=True),
+        accepted("c", 4),
+        accepted("x", 4, channel=FETCH, until=90),
+    )
+    assert book.evidence((), at(1), 1).channels == {NONE: 1, CERTIFICATE: 1, STREAM: 1, FETCH: 1}
+    assert book.evidence((), at(60), 60).channels == {FETCH: 1}
+
+
+def test_what_is_known_is_known_of_one_moment() -> None:
+    known = book_of(certificate("a"), accepted("a", 4)).evidence((4, 5, 4), at(7), 7)
+    assert known.at == at(7)
+    assert set(known.coverage) == {4, 5}
+    assert (known.coverage[4].covered, known.coverage[5].covered) == (1, 0)
+
+
+def complete_since(book: EvidenceBook, now: float, sequence: int = 4, leapt: float = 0) -> datetime | None:
+    """Since when it is complete; now the clock is ahead by `leapt` minutes."""
+    return book.evidence((sequence,), at(now + leapt), 777 + now * 60).coverage[sequence].complete_since
+
+
+def test_a_bundle_that_all_have_is_complete_since_that_was_first_seen() -> None:
+    book = book_of(certificate("a"), certificate("b"), accepted("a", 4))
+    assert complete_since(book, 2) is None
+    book.learn([accepted("b", 5)], at(3))
+    assert complete_since(book, 3) == at(3)
+    assert complete_since(book, 9) == at(3)
+
+
+def test_somebody_new_who_lacks_it_begins_it_anew() -> None:
+    book = book_of(certificate("a"), accepted("a", 4))
+    assert complete_since(book, 2) == at(2)
+    book.learn([certificate("b")], at(3))
+    assert complete_since(book, 3) is None
+    book.learn([accepted("b", 4)], at(4))
+    assert complete_since(book, 5) == at(5)
+
+
+def test_somebody_new_who_has_it_does_not() -> None:
+    book = book_of(certificate("a"), accepted("a", 4))
+    assert complete_since(book, 2) == at(2)
+    book.learn([certificate("b", sequence=4, proves=True)], at(3))
+    assert complete_since(book, 3) == at(2)
+
+
+def test_it_is_complete_when_the_last_laggard_has_ended() -> None:
+    book = book_of(certificate("a", ends=90), accepted("a", 4), certificate("b"))
+    assert complete_since(book, 59) is None
+    assert complete_since(book, 60) == at(60)
+
+
+def test_it_is_complete_where_nobody_relies_on_it() -> None:
+    assert EvidenceBook().coverage(4, at(1), 1) == Coverage(4, 0, 0, (), at(1))
+
+
+def test_a_sequence_that_nobody_asked_for_was_not_watched() -> None:
+    book = book_of(certificate("a"), accepted("a", 4))
+    assert complete_since(book, 2) == at(2)
+    assert complete_since(book, 3, sequence=3) == at(3)
+    assert complete_since(book, 4) == at(4)
+
+
+def test_a_clock_that_was_set_back_leaves_nothing_complete_since_the_future() -> None:
+    """A rotation whose clock had been a year ahead waited for a year."""
+    book = book_of(certificate("a", ends=10_000), accepted("a", 4))
+    assert complete_since(book, 2, leapt=9000) == at(9002)
+    assert complete_since(book, 5) == at(2)
+    assert complete_since(book, 7) == at(2)
+
+
+def test_a_leap_that_comes_to_count_does_not_count_as_time_in_which_it_was_complete() -> None:
+    """A soak ended at once when the clock's leap of an hour before came to count."""
+    book = book_of(certificate("a", ends=10_000), accepted("a", 4))
+    assert complete_since(book, 2) == at(2)
+    assert complete_since(book, 3, leapt=60) == at(62)
+
+
+def test_laggards_are_listed_by_name_those_who_refused_first() -> None:
+    names = {"a": "id/z", "b": "id/m", "c": "id/m", "d": "id/y", "e": "id/a"}
+    facts = [certificate(serial, name=names[serial]) for serial in "ecbda"]
+    book = book_of(*facts, refused("d", 4), refused("a", 4), accepted("e", 4))
+    assert [(each.spiffe_id, each.serial) for each in book.coverage(4, at(1), 1).laggards] == [
+        ("id/y", "d"),
+        ("id/z", "a"),
+        ("id/m", "b"),
+        ("id/m", "c"),
+    ]
+
+
+def test_a_hundred_laggards_are_listed_and_all_are_counted() -> None:
+    assert MAX_LAGGARDS == 100
+    serials = [f"{number:03}" for number in range(150)]
+    book = book_of(*map(certificate, reversed(serials)), *(accepted(serial, 4) for serial in serials[:20]))
+    coverage = book.coverage(4, at(1), 1)
+    assert (coverage.holders, coverage.covered) == (150, 20)
+    assert [laggard.serial for laggard in coverage.laggards] == serials[20:120]
+
+
+# A second opinion: everything is worked out again from all that was ever told.
+
+
+@dataclass
+class Told:
+    """A fact, and when it was told; a sweep (everything that ended is forgotten) where there is no fact."""
+
+    fact: Fact | None
+    now: datetime
+
+
+@dataclass
+class Line:
+    """A holder in the second opinion: what was told of it, in order."""
+
+    first: str
+    facts: list[Fact] = field(default_factory=list)
+
+    @property
+    def certificates(self) -> list[CertificateFact]:
+        return [fact for fact in self.facts if isinstance(fact, CertificateFact)]
+
+    @property
+    def until(self) -> datetime:
+        """Acknowledgements make it last longer only where they are by a certificate that the ledger lacks."""
+        listed = {fact.serial for fact in self.certificates}
+        head = self.facts[0]
+        ends = [fact.not_after for fact in self.certificates]
+        return max([*ends, head.until] if isinstance(head, BundleFact) and head.serial not in listed else ends)
+
+    def laggard(self) -> Laggard:
+        sequence, channel, since, refusal = 0, NONE, self.facts[0].at, ""
+        for fact in self.facts:
+            if isinstance(fact, BundleFact) and fact.refusal:
+                refusal = fact.refusal
+                continue
+            shown = CERTIFICATE if isinstance(fact, CertificateFact) else fact.channel
+            proves = fact.proves if isinstance(fact, CertificateFact) else True
+            if proves and fact.bundle_sequence > sequence:
+                sequence, channel, since, refusal = fact.bundle_sequence, shown, fact.at, ""
+        return Laggard(self.first, self.facts[0].spiffe_id, sequence, channel, since, self.until, refusal)
+
+
+def lines_of(story: list[Told]) -> list[Line]:
+    """The holders that are left in the end."""
+    lines: list[Line] = []
+    for index, told in enumerate(story):
+        fact = told.fact
+        if fact is None:
+            lines = [line for line in lines if line.until > told.now]
+            continue
+        swept = max((before.now for before in story[:index] if before.fact is None), default=FOUNDED)
+        end = ends_of(fact)
+        named = (fact.serial, fact.renews) if isinstance(fact, CertificateFact) and not fact.proves else (fact.serial,)
+        if end <= told.now:
+            continue
+        found = [line for serial in named if serial for line in lines if knows(line, serial, swept)]
+        if found:
+            found[0].facts.append(fact)
+        else:
+            lines.append(Line(fact.serial, [fact]))
+    return lines
+
+
+def ends_of(fact: Fact) -> datetime:
+    return fact.not_after if isinstance(fact, CertificateFact) else fact.until
+
+
+def knows(line: Line, serial: str, swept: datetime) -> bool:
+    """Whether the serial is one of that holder's that had not ended at the last sweep, or its first."""
+    return line.first == serial or any(fact.serial == serial and fact.not_after > swept for fact in line.certificates)
+
+
+def second_opinion(story: list[Told], sequence: int, now: datetime) -> Evidence:
+    lines = lines_of(story)
+    states = sorted((line.laggard() for line in lines), key=lambda it: (not it.refusal, it.spiffe_id, it.serial))
+    behind = tuple(each for each in states if each.sequence < sequence)
+    signed: dict[str, datetime] = {}
+    for told in story:
+        fact = told.fact
+        if isinstance(fact, CertificateFact) and fact.not_after > max(told.now, now):
+            signed[fact.issuer_id] = max(fact.not_after, signed.get(fact.issuer_id, fact.not_after))
+    newest = [line.certificates[-1].issuer_id for line in lines if line.certificates]
+    return Evidence(
+        {sequence: Coverage(sequence, len(lines), len(lines) - len(behind), behind)},
+        signed,
+        Counter(newest),
+        Counter(each.channel for each in states),
+        now,
+    )
+
+
+SERIALS = [f"s{number}" for number in range(12)]
+CERTIFICATES = st.builds(
+    certificate,
+    st.sampled_from(SERIALS),
+    st.sampled_from(["", *SERIALS]),
+    issuer=st.sampled_from(["issuer1", "issuer2"]),
+    ends=st.integers(1, 60),
+    sequence=st.integers(1, 4),
+    proves=st.booleans(),
+    when=st.integers(0, 60),
+)
+ACKNOWLEDGEMENTS = st.builds(
+    accepted,
+    st.sampled_from(SERIALS),
+    st.integers(1, 4),
+    channel=st.sampled_from([STREAM, FETCH]),
+    until=st.integers(1, 60),
+    when=st.integers(0, 60),
+    refusal=st.sampled_from(["", "", "no"]),
+)
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> list[Told]:
+    """Facts and sweeps as time passes; each certificate has its own serial, and what is said by it ends with it."""
+    now, ends, story = 0, dict[str, datetime](), list[Told]()
+    for event in draw(st.lists(st.integers(1, 15) | CERTIFICATES | ACKNOWLEDGEMENTS, max_size=40)):
+        if isinstance(event, int):
+            now += event
+            story.append(Told(None, at(now)))
+        elif isinstance(event, BundleFact):
+            end = ends.setdefault(event.serial, event.until)
+            story.append(Told(replace(event, until=end), at(now)))
+        elif not any(isinstance(t.fact, CertificateFact) and t.fact.serial == event.serial for t in story):
+            end = ends.setdefault(event.serial, event.not_after)
+            story.append(Told(replace(event, not_after=end), at(now)))
+    return [*story, Told(None, at(now))]
+
+
+@settings(max_examples=500)
+@given(stories(), st.integers(1, 5))
+def test_the_book_says_what_can_be_worked_out_from_all_that_was_ever_told(story: list[Told], sequence: int) -> None:
+    book = EvidenceBook()
+    for told in story:
+        if told.fact is None:
+            book.expire(told.now)
+        else:
+            book.learn([told.fact], told.now)
+    now = story[-1].now
+    known = book.evidence((sequence,), now, 0.0)
+    coverage = known.coverage[sequence]
+    is_complete = coverage.covered == coverage.holders
+    assert coverage.complete_since == (now if is_complete else None)
+    known = replace(known, coverage={sequence: replace(coverage, complete_since=None)})
+    assert known == second_opinion(story, sequence, now)
