@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 from meshca.agent.hub import SecretHub, SecretStream
 from meshca.agent.sockets import SocketPlace, private_umask
 from meshca.errors import internal
+from meshca.rpc.calls import BoundedCalls
 from meshca.rpc.discovery import ADS, SDS, discovery_handlers
 from meshca.xds.snapshot import Snapshot
 from meshca.xds.stream import StreamMode
@@ -19,6 +20,8 @@ from meshca.xds.stream import StreamMode
 MAX_RECEIVE_BYTES = 1024 * 1024  # an Envoy's node alone takes 61 KB
 SPARE_CALLS = 100  # beside the streams: Fetch, health, reflection
 STOP_GRACE = timedelta(seconds=2)
+MAX_METADATA_BYTES = 32 * 1024
+PATIENCE = timedelta(seconds=5)  # for a Fetch without its request
 _log = structlog.get_logger("meshca.agent")
 
 
@@ -88,7 +91,8 @@ class SdsServer:
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
-        server.add_generic_rpc_handlers(discovery_handlers(_Proxies(self._hub)))
+        handlers = discovery_handlers(_Proxies(self._hub))
+        server.add_generic_rpc_handlers((BoundedCalls(handlers, SPARE_CALLS, MAX_METADATA_BYTES, PATIENCE),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SDS, ADS, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)

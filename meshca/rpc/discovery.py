@@ -5,6 +5,7 @@ One set of handlers serves whoever has streams to give: the server's hub, behind
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +17,7 @@ from envoy.service.secret.v3 import sds_pb2
 from google.protobuf.message import DecodeError
 
 from meshca.errors import MeshcaError, detached, invalid
+from meshca.rpc.calls import Refusal
 from meshca.rpc.status import CODES, retry_metadata
 from meshca.services.streams import Write
 from meshca.xds.snapshot import SECRET_TYPE, Snapshot
@@ -26,6 +28,8 @@ ADS = ads_pb2.DESCRIPTOR.services_by_name["AggregatedDiscoveryService"].full_nam
 
 _REQUESTS = {StreamMode.SOTW: DiscoveryRequest, StreamMode.DELTA: DeltaDiscoveryRequest}
 
+
+_FAREWELL_SECONDS = 0.05
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]  # generic in the stubs only
@@ -47,7 +51,7 @@ class StreamSource(Protocol):
 
 
 def discovery_handlers(source: StreamSource) -> tuple[grpc.GenericRpcHandler, ...]:
-    """The discovery services. They take bytes: left to gRPC, a request that is no message would be our fault."""
+    """The discovery services, for `BoundedCalls`. They take bytes: left to gRPC, no message would be our fault."""
     sds = {
         "StreamSecrets": _stream(source, StreamMode.SOTW, aggregated=False),
         "DeltaSecrets": _stream(source, StreamMode.DELTA, aggregated=False),
@@ -71,6 +75,8 @@ def _stream(source: StreamSource, mode: StreamMode, *, aggregated: bool) -> Hand
         except MeshcaError as error:
             refusal = detached(error)  # its traceback holds this frame, and this frame would hold it
         else:
+            # whoever cancels a call seems to end it well for a moment, and then gRPC fails to send it a status
+            await asyncio.sleep(_FAREWELL_SECONDS)
             return
         # last of all: a peer that does not read may keep us here until its connection ends, and must hold no place
         await _abort(context, refusal)
@@ -83,7 +89,7 @@ def _fetch(source: StreamSource) -> Handler:
         try:
             return fetch(_parse(DiscoveryRequest, request), SECRET_TYPE, await source.fetchable(context))
         except MeshcaError as error:
-            await _abort(context, error)
+            raise Refusal(CODES[error.kind], error.message, _hint(error)) from error
 
     return grpc.unary_unary_rpc_method_handler(answer, _as_it_is, _serialized)
 
@@ -108,9 +114,13 @@ class _Requests:
 
 
 async def _abort(context: Context, error: MeshcaError) -> None:
-    code = CODES[error.kind]
-    metadata = () if error.retry_after is None else retry_metadata(code, error.message, error.retry_after)
-    await context.abort(code, error.message, metadata)
+    await context.abort(CODES[error.kind], error.message, _hint(error))
+
+
+def _hint(error: MeshcaError) -> tuple[tuple[str, str | bytes], ...]:
+    if error.retry_after is None:
+        return ()
+    return retry_metadata(CODES[error.kind], error.message, error.retry_after)
 
 
 def _parse(message: Any, request: bytes) -> Any:

@@ -17,6 +17,7 @@ from envoy.service.discovery.v3.ads_pb2_grpc import AggregatedDiscoveryServiceSt
 from envoy.service.secret.v3.sds_pb2_grpc import SecretDiscoveryServiceStub
 
 from meshca.errors import MeshcaError, unauthenticated
+from meshca.rpc.calls import BoundedCalls
 from meshca.rpc.discovery import discovery_handlers
 from meshca.rpc.distribution import DiscoveryDoor
 from meshca.rpc.limits import PeerLimiter
@@ -136,7 +137,7 @@ class Rig:
     async def _listen(self, read_peer: Any, *, client_certificates: bool) -> int:
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         door = DiscoveryDoor(self.hub, self._authentication, self._limits, self.clock, read_peer)
-        server.add_generic_rpc_handlers(discovery_handlers(door))
+        server.add_generic_rpc_handlers((BoundedCalls(discovery_handlers(door), 100, 32 * 1024, timedelta(seconds=5)),))
         port = server.add_secure_port("127.0.0.1:0", _server_credentials(client_certificates))
         await server.start()
         self._stack.push_async_callback(server.stop, 1)
