@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 import structlog
 
@@ -11,6 +12,7 @@ from meshca.authority.evidence import BundleFact
 from meshca.errors import ErrorKind, MeshcaError, unavailable
 
 MAX_WAITING = 100_000
+MAX_BATCH = 1_000
 GATHER_SECONDS = 0.025
 RETRY_SECONDS = 1.0
 
@@ -61,8 +63,7 @@ class AcknowledgementQueue:
         while True:
             await self._some.wait()
             await asyncio.sleep(self._gather_seconds)  # others follow within moments, and share the durable write
-            batch, self._waiting = tuple(self._waiting.values()), {}
-            self._some.clear()
+            batch = self._next_batch()
             if not await self._written(batch):
                 self._put_back(batch)
                 await asyncio.sleep(self._retry_seconds)
@@ -72,6 +73,14 @@ class AcknowledgementQueue:
     async def settled(self) -> None:
         """Returns once everything that was offered is durable."""
         await self._none.wait()
+
+    def _next_batch(self) -> tuple[BundleFact, ...]:
+        """The oldest that wait; never so many that the store could not take them at once."""
+        keys = tuple(islice(self._waiting, MAX_BATCH))
+        batch = tuple(self._waiting.pop(key) for key in keys)
+        if not self._waiting:
+            self._some.clear()
+        return batch
 
     async def _written(self, batch: tuple[BundleFact, ...]) -> bool:
         try:

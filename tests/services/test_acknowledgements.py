@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from meshca.authority.evidence import BundleFact, Channel
 from meshca.errors import ErrorKind, MeshcaError, exhausted, internal, unavailable
-from meshca.services.acknowledgements import AcknowledgementQueue
+from meshca.services.acknowledgements import MAX_BATCH, AcknowledgementQueue
 from tests.agent.discovery import until
 from tests.services.hubs import NOW, SECONDS, Record
 
@@ -117,3 +117,16 @@ async def test_a_failure_that_no_waiting_mends_ends_the_queue() -> None:
     queue.offer(fact("a"))
     with pytest.raises(MeshcaError, match="cannot be"):
         await asyncio.wait_for(queue.run(), SECONDS)
+
+
+async def test_more_than_the_store_takes_at_once_goes_there_in_parts_oldest_first(record: Record) -> None:
+    """As after an outage in the middle of a push to a large fleet: the writer refuses a job above its capacity."""
+    queue = AcknowledgementQueue(record)
+    for number in range(2 * MAX_BATCH + 1):
+        queue.offer(fact(str(number)))
+    running = asyncio.create_task(queue.run())
+    await settled(queue)
+    assert [len(batch) for batch in record.batches] == [MAX_BATCH, MAX_BATCH, 1]
+    assert [each.serial for batch in record.batches for each in batch] == [str(n) for n in range(2 * MAX_BATCH + 1)]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
