@@ -68,9 +68,10 @@ class PrepareIssuer:
 
 @dataclass(frozen=True, slots=True)
 class Activate:
-    """Let an authority sign from now on."""
+    """Let an authority sign from now on. `forced` says why evidence is passed over ("" where it is not)."""
 
     authority_id: str
+    forced: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -306,6 +306,8 @@ def _abort(ring: AuthorityRing, event: RotationAborted) -> AuthorityRing:
         raise conflict("no rotation of the root is under way: there is nothing to abort")
     successor, predecessor = ring.find(rotation.successor), ring.find(rotation.predecessor)
     if successor is not None and successor.state is AuthorityState.PREPARED:
+        if ring.active(AuthorityKind.ROOT) is None:
+            raise conflict("no root is active: there is none to go back to, and the successor is on its way")
         ring = _advance(ring, Advanced(successor.id, Step.PRUNE, at=event.at))
     elif successor is not None and (predecessor is None or predecessor.state is not AuthorityState.ACTIVE):
         if predecessor is None or predecessor.state is not AuthorityState.OLD:

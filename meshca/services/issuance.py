@@ -117,7 +117,7 @@ class Issuance:
         self, caller: Caller, request: CertificateRequest, grant: Grant, kind: CertificateKind
     ) -> IssuedChain:
         """A certificate for a grant that was decided elsewhere: the server's own. It blocks: not for a loop."""
-        state, now = self._signing.current(), self._clock.now()
+        state, now = self._signing.current().for_own(), self._clock.now()
         draft = self._prepare(request, grant, kind, state, now)
         self._ledger.record([_record(caller, draft, state, now)])
         return _sign(draft, state)

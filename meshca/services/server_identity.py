@@ -90,17 +90,15 @@ class ServerIdentity:
         """The current set, renewed first where it is past half its life (or before its beginning: the clock was set
         back) or its issuer is no longer the active one.
 
-        Raises what issuance raises; the old set then stays in use.
+        Raises what issuance raises; the old certificate then stays in use, with the roots of now.
         """
-        state = self._signing.latest()
-        current = self._material
-        if current is None or self._is_due(current, state.issuer.authority_id):
-            current = self._renew()
+        state = self._signing.latest().for_own()
         roots = state.bundle.pem.encode("ascii")
-        if current.roots != roots:
-            current = replace(current, roots=roots)
-        self._material = current
-        return current
+        if self._material is not None and self._material.roots != roots:
+            self._material = replace(self._material, roots=roots)
+        if self._material is None or self._is_due(self._material, state.issuer.authority_id):
+            self._material = self._renew()
+        return self._material
 
     def _is_due(self, material: TlsMaterial, issuer_id: str) -> bool:
         half = material.not_before + (material.not_after - material.not_before) / 2

@@ -20,12 +20,15 @@ _RETRY_SECONDS = 1.0
 class SigningState:
     """The ring, its trust bundle, and the issuing CA with its key. Consistent in itself.
 
-    `issuing` is None where nothing may sign, since the active root is tainted and its successor not trusted yet.
+    `issuing` is None where nothing may be issued, since the active root is tainted and its successor not trusted yet.
+    `own` is what signs the server's own certificate: without one nobody could come for the new bundle, so there it is
+    the issuing CA that was tainted.
     """
 
     ring: AuthorityRing
     bundle: TrustBundle
     issuing: tuple[Issuer, Signer] | None
+    own: tuple[Issuer, Signer] | None
 
     @property
     def issuer(self) -> Issuer:
@@ -36,6 +39,10 @@ class SigningState:
     def signer(self) -> Signer:
         """Its key. Raises UNAVAILABLE as `issuer`."""
         return self._issuing()[1]
+
+    def for_own(self) -> SigningState:
+        """The state that signs the server's own certificate. Raises UNAVAILABLE where there is none for now."""
+        return replace(self, issuing=self.own)
 
     def _issuing(self) -> tuple[Issuer, Signer]:
         if self.issuing is None:
@@ -129,11 +136,17 @@ def open_state(ring: AuthorityRing, keys: KeyManager) -> SigningState:
     """
     active = ring.active(AuthorityKind.ISSUER)
     if active is not None:
-        signer = keys.signer(active.key_id)
-        return SigningState(ring, ring.bundle(), (issuer_of(active, signer), signer))
-    if not ring.of(AuthorityKind.ISSUER, AuthorityState.TAINTED) and ring.active(AuthorityKind.ROOT) is not None:
+        issuing = _opened(active, keys)
+        return SigningState(ring, ring.bundle(), issuing, issuing)
+    tainted = ring.of(AuthorityKind.ISSUER, AuthorityState.TAINTED)
+    if not tainted and ring.active(AuthorityKind.ROOT) is not None:
         raise internal("the stored state has no active issuing CA: restore it from a backup")
-    return SigningState(ring, ring.bundle(), None)
+    return SigningState(ring, ring.bundle(), None, _opened(tainted[-1], keys) if tainted else None)
+
+
+def _opened(authority: Authority, keys: KeyManager) -> tuple[Issuer, Signer]:
+    signer = keys.signer(authority.key_id)
+    return issuer_of(authority, signer), signer
 
 
 def issuer_of(authority: Authority, signer: Signer) -> Issuer:

@@ -95,7 +95,7 @@ class Server:
             settings.ready_file.unlink(missing_ok=True)  # of a server that was killed
         core = await asyncio.to_thread(build_core, settings, self._monotonic)
         stack.push_async_callback(asyncio.to_thread, core.stores.close)
-        await asyncio.to_thread(self._first_tick, core)
+        await asyncio.to_thread(_first_tick, core)
 
         metrics = Metrics(lambda: core.signing.latest().ring, ledger=core.stores.ledger)
         totals = WorkerTotals(metrics.registry)
@@ -112,10 +112,6 @@ class Server:
         http = await self._open_http(totals, checks, stack)
         self._start_ticks(core, ticks, stack)
         self._announce(addresses, http, admin_socket, stack)
-
-    def _first_tick(self, core: Core) -> None:
-        core.authorities.rotation.tick()
-        core.identity.ensure()
 
     async def _open_door(self, core: Core, metrics: Metrics, stack: AsyncExitStack) -> DoorAddresses:
         door = Door(core, self._settings, metrics)
@@ -188,12 +184,23 @@ class Server:
         _log.info("serving", **facts)
 
 
+def _first_tick(core: Core) -> None:
+    """What is due, before anybody is served. A step that fails has its next turn; only a server without a certificate
+    of its own cannot begin."""
+    try:
+        core.authorities.rotation.tick()
+    except MeshcaError as error:
+        _log.error("tick_failed", job="rotation", kind=error.kind.value, reason=error.message)
+    core.identity.ensure()
+
+
 async def _follow(core: Core, ticks: Ticks) -> None:
     """Keeps what the server signs with confirmed, and a rotation under way in motion, whatever the time of day does to
     the scheduler."""
     while True:
         await asyncio.sleep(REFRESH.total_seconds())
         await ticks.run("authorities", core.authorities.rotation.follow)
+        await ticks.run("own_certificate", core.identity.ensure)  # its roots and its issuer are those of now
         ticks.hurry(core.clock.now())
 
 
@@ -226,10 +233,9 @@ def _ledger_problem(core: Core) -> str | None:
 
 
 def _authority_problem(core: Core) -> str | None:
+    """A root that was tainted is none: nothing is issued for now, but whoever comes for the next bundle must get it."""
     active = core.signing.latest().ring.active(AuthorityKind.ISSUER)
-    if active is None:
-        return "no issuing CA may sign: the root was tainted, and its successor is not trusted everywhere yet"
-    return "the issuing CA has expired" if active.not_after <= core.clock.now() else None
+    return "the issuing CA has expired" if active is not None and active.not_after <= core.clock.now() else None
 
 
 def _certificate_problem(core: Core) -> str | None:

@@ -258,6 +258,13 @@ def test_aborting_after_a_used_successor_was_tainted_goes_back_to_the_one_before
     assert [(a.id, a.state) for a in after.authorities] == [("root1", ACTIVE), ("root2", TAINTED)]
 
 
+def test_the_successor_of_a_tainted_root_is_not_given_up() -> None:
+    ring = apply(begun(authority(1, ROOT, ACTIVE), authority(2, ROOT)), Advanced("root1", Step.TAINT))
+    with pytest.raises(MeshcaError, match="no root is active: there is none to go back to") as refused:
+        apply(ring, ABORT)
+    assert refused.value.kind is ErrorKind.CONFLICT
+
+
 def test_what_is_not_under_way_cannot_be_aborted() -> None:
     with pytest.raises(MeshcaError, match="no rotation of the root is under way") as refused:
         apply(ring_of(authority(1, ROOT, ACTIVE)), ABORT)

@@ -12,14 +12,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from meshca.authority.ring import Advanced, AuthorityKind, Prepared, Step, apply_all
+from meshca.authority.ring import Advanced, AuthorityKind, Prepared, Step, apply, apply_all
 from meshca.errors import ErrorKind, MeshcaError
 from meshca.pki.keys import KeyAlgorithm
 from meshca.pki.records import LedgerQuery
+from meshca.services.issuance import SigningRequest
 from meshca.services.server_identity import ServerIdentity, ServerNames, TlsMaterial, server_names
 from tests.assets.authorities import FOUNDED, MESH
+from tests.assets.csrs import good_pem, key_of
 from tests.assets.der import spki_of
-from tests.assets.founded import FoundedCa, found_ca
+from tests.assets.founded import WORKLOAD, FoundedCa, found_ca
 
 DAY = timedelta(days=1)
 NAMES = ServerNames(("localhost", "ca.example"), (ipaddress.ip_address("127.0.0.1"),))
@@ -173,3 +175,23 @@ def test_a_clock_that_was_set_back_does_not_leave_a_certificate_that_is_not_vali
     renewed = server.identity.ensure()
     assert renewed.serial != first.serial
     assert renewed.not_before <= server.ca.clock.now()
+
+
+def test_while_nothing_may_be_issued_since_the_root_was_tainted_the_server_still_has_a_certificate() -> None:
+    """Without one nobody could come for the next bundle; it is of the tainted issuing CA, which all still trust."""
+    server = a_server()
+    ring = server.ca.ring
+    root = ring.active(AuthorityKind.ROOT)
+    assert root is not None
+    stored = server.ca.store.load()
+    server.ca.store.save(apply(ring, Advanced(root.id, Step.TAINT)), expected_revision=stored.revision)
+    server.ca.restart()
+    server.ca.keeper.refresh()
+    with pytest.raises(MeshcaError, match="no issuing CA may sign: the root was tainted"):
+        server.ca.issue(WORKLOAD, SigningRequest(good_pem(key_of(KeyAlgorithm.P256))))
+    identity = ServerIdentity(
+        server.ca.issuance, server.ca.signing, server.ca.clock, MESH, ServerNames((), ()), timedelta(hours=24)
+    )
+    tainted = ring.active(AuthorityKind.ISSUER)
+    assert tainted is not None
+    assert identity.ensure().issuer_id == tainted.id
