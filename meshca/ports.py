@@ -138,6 +138,10 @@ class EvidenceStore(Protocol):
         `limit` of it, in the order of adding. Raises UNAVAILABLE."""
         ...
 
+    def newest(self) -> datetime | None:
+        """When the last of them was taken down, of those that are not pruned; None without any. Raises UNAVAILABLE."""
+        ...
+
     def prune(self, now: datetime) -> int:
         """Forgets facts that ended; how many. Raises UNAVAILABLE."""
         ...

@@ -1,7 +1,8 @@
 """Evidence: who relies on the trust bundle, and which sequence of it each is known to hold.
 
 A relying party (holder) is whoever holds the key of an unexpired certificate of ours; a certificate that renews another
-belongs to the same holder. Nothing is assumed: a holder has a bundle only where something shows that it has.
+belongs to the same holder. Nothing is assumed: a holder has a bundle only where something shows that it has, and it
+uses its older certificates until it shows that it uses a newer one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 
+from meshca.pki.records import ISTIO
+
 MAX_LAGGARDS = 100
+UNKNOWN = "unknown"  # stands for the issuer of a certificate that the ledger does not hold; no authority's id
 
 
 class Channel(Enum):
@@ -62,6 +66,15 @@ class BundleFact:
 Fact = CertificateFact | BundleFact
 
 
+def proves_bundle(protocol: str, renews: str) -> bool:
+    """Whether a certificate shows that its holder uses the bundle that was delivered with it.
+
+    Istio's clients get their roots in the same answer, and use both together. So does whoever has nothing older: where
+    a certificate renews none, there is no proxy yet, or none that is served it before it has taken the bundle.
+    """
+    return protocol == ISTIO or not renews
+
+
 @dataclass(frozen=True, slots=True)
 class Laggard:
     """A holder that is not known to have a bundle: what it has instead, by which channel that is known and since when.
@@ -99,15 +112,31 @@ class Evidence:
     that is None, nothing is known, and every gate stays shut.
 
     `coverage` is by bundle sequence; `signed_until` tells for each authority when the last unexpired certificate ends
-    that it signed; `depending` how many holders have their newest certificate from it; `channels` how many are known by
-    each channel.
+    that it signed; `depending` how many holders may use certificates of exactly these authorities; `channels` how many
+    are known by each channel. Where a certificate is not in the ledger, `UNKNOWN` stands for its issuer. `seen` tells
+    for how long this process has seen each authority in the state that it is in.
     """
 
     coverage: Mapping[int, Coverage] = field(default_factory=dict)
     signed_until: Mapping[str, datetime] = field(default_factory=dict)
-    depending: Mapping[str, int] = field(default_factory=dict)
+    depending: Mapping[frozenset[str], int] = field(default_factory=dict)
     channels: Mapping[Channel, int] = field(default_factory=dict)
+    seen: Mapping[str, timedelta] = field(default_factory=dict)
     at: datetime | None = None
+
+    def depend_on(self, authority_ids: Iterable[str]) -> int:
+        """How many holders may use a certificate of any of these authorities."""
+        ids = frozenset(authority_ids)
+        return sum(count for issuers, count in self.depending.items() if issuers & ids)
+
+    def last_signed(self, authority_ids: Iterable[str]) -> datetime | None:
+        """When the last unexpired certificate ends that any of these may have signed; None where there is none."""
+        ends = (self.signed_until.get(each) for each in (*authority_ids, UNKNOWN))
+        return max((end for end in ends if end is not None), default=None)
+
+    def has_seen(self, authority_id: str, duration: timedelta) -> bool:
+        """Whether this process has seen the authority in its present state for so long."""
+        return self.seen.get(authority_id, timedelta(-1)) >= duration
 
 
 @dataclass(slots=True)
@@ -116,10 +145,16 @@ class _Holder:
     spiffe_id: str
     since: datetime
     until: datetime
-    issuer_id: str = ""
     sequence: int = 0
     channel: Channel = Channel.NONE
     refusal: str = ""
+    refused: int = 0  # the sequence that it refused
+    # issuers by serial, in the order of recording: the certificate that it last proved to use, and all later ones
+    using: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def issuers(self) -> frozenset[str]:
+        return frozenset(self.using.values())
 
     def laggard(self) -> Laggard:
         return Laggard(self.serial, self.spiffe_id, self.sequence, self.channel, self.since, self.until, self.refusal)
@@ -134,7 +169,7 @@ class EvidenceBook:
         self._ends: list[tuple[datetime, str, str, str]] = []  # a heap: end, serial, issuer, the holder's serial
         self._signed: dict[str, Counter[datetime]] = {}  # unexpired certificates by issuer and end
         self._sequences: Counter[int] = Counter()  # how many holders have exactly that
-        self._depending: Counter[str] = Counter()  # how many have their newest certificate from that issuer
+        self._depending: Counter[frozenset[str]] = Counter()  # how many may use certificates of exactly these issuers
         self._channels: Counter[Channel] = Counter()
         self._complete: dict[int, float] = {}  # since when, in monotonic seconds
 
@@ -156,7 +191,10 @@ class EvidenceBook:
             self._unsign(issuer_id, end)
             self._by_serial.pop(serial, None)
             holder = self._holders.get(first)
-            if holder is not None and holder.until <= now:
+            if holder is None:
+                continue
+            self._use(holder, {each: issuer for each, issuer in holder.using.items() if each != serial})
+            if holder.until <= now:
                 self._drop(holder)
 
     def evidence(self, sequences: Iterable[int], now: datetime, monotonic: float) -> Evidence:
@@ -168,7 +206,7 @@ class EvidenceBook:
         return Evidence(
             coverage={sequence: self.coverage(sequence, now, monotonic) for sequence in wanted},
             signed_until={issuer_id: max(ends) for issuer_id, ends in self._signed.items() if ends},
-            depending={issuer_id: count for issuer_id, count in self._depending.items() if count and issuer_id},
+            depending={issuers: count for issuers, count in self._depending.items() if count and issuers},
             channels={channel: count for channel, count in self._channels.items() if count},
             at=now,
         )
@@ -199,9 +237,7 @@ class EvidenceBook:
         self._sign(fact.issuer_id, fact.not_after)
         heapq.heappush(self._ends, (fact.not_after, fact.serial, fact.issuer_id, holder.serial))
         holder.until = max(holder.until, fact.not_after)
-        self._depending[holder.issuer_id] -= 1
-        holder.issuer_id = fact.issuer_id
-        self._depending[holder.issuer_id] += 1
+        self._use(holder, holder.using | {fact.serial: fact.issuer_id})
         if fact.proves:
             self._has(holder, fact.bundle_sequence, Channel.CERTIFICATE, fact.at)
 
@@ -213,11 +249,14 @@ class EvidenceBook:
             # a certificate that this ledger does not hold, as after the loss of its last lines
             holder = self._add(fact.serial, fact.spiffe_id, fact.until, fact.at)
             self._by_serial[fact.serial] = holder
-            heapq.heappush(self._ends, (fact.until, fact.serial, "", holder.serial))
+            self._sign(UNKNOWN, fact.until)
+            heapq.heappush(self._ends, (fact.until, fact.serial, UNKNOWN, holder.serial))
+            self._use(holder, {fact.serial: UNKNOWN})
         if fact.refusal:
-            holder.refusal = fact.refusal
-        else:
-            self._has(holder, fact.bundle_sequence, fact.channel, fact.at)
+            holder.refusal, holder.refused = fact.refusal, fact.bundle_sequence
+            return
+        self._uses(holder, fact.serial)
+        self._has(holder, fact.bundle_sequence, fact.channel, fact.at)
 
     def _find(self, serial: str) -> _Holder | None:
         """The holder that has this certificate, or had it as its first: a clock that is set back brings that back."""
@@ -227,23 +266,43 @@ class EvidenceBook:
         holder = self._holders[serial] = _Holder(serial, spiffe_id, at, until)
         self._sequences[holder.sequence] += 1
         self._channels[holder.channel] += 1
-        self._depending[holder.issuer_id] += 1
+        self._depending[holder.issuers] += 1
         return holder
 
     def _drop(self, holder: _Holder) -> None:
         del self._holders[holder.serial]
         self._sequences[holder.sequence] -= 1
         self._channels[holder.channel] -= 1
-        self._depending[holder.issuer_id] -= 1
+        self._depending[holder.issuers] -= 1
 
     def _has(self, holder: _Holder, sequence: int, channel: Channel, at: datetime) -> None:
-        if sequence <= holder.sequence:
+        """What is known already is not known anew, but for the channel: whoever has a stream is reached by that."""
+        if sequence < holder.sequence or (sequence == holder.sequence and channel is not Channel.STREAM):
             return
-        self._sequences[holder.sequence] -= 1
-        self._sequences[sequence] += 1
         self._channels[holder.channel] -= 1
         self._channels[channel] += 1
-        holder.sequence, holder.channel, holder.since, holder.refusal = sequence, channel, at, ""
+        holder.channel = channel
+        if sequence >= holder.refused:
+            holder.refusal, holder.refused = "", 0
+        if sequence > holder.sequence:
+            self._sequences[holder.sequence] -= 1
+            self._sequences[sequence] += 1
+            holder.sequence, holder.since = sequence, at
+
+    def _uses(self, holder: _Holder, serial: str) -> None:
+        """It has shown that it uses that certificate, so it has done with those from before.
+
+        That is said on a stream, for everybody behind it. A renewal alone shows only what its holder has: those behind
+        it may still use one from before.
+        """
+        if serial in holder.using:
+            serials = list(holder.using)
+            self._use(holder, {each: holder.using[each] for each in serials[serials.index(serial) :]})
+
+    def _use(self, holder: _Holder, using: dict[str, str]) -> None:
+        self._depending[holder.issuers] -= 1
+        holder.using = using
+        self._depending[holder.issuers] += 1
 
     def _sign(self, issuer_id: str, end: datetime) -> None:
         self._signed.setdefault(issuer_id, Counter())[end] += 1

@@ -25,7 +25,7 @@ def decide_issuers(ring: AuthorityRing, policy: IssuerPolicy, now: datetime, evi
     then = evidence.at or now
     spent = tuple(Prune(a.id) for a in ring.of(AuthorityKind.ISSUER) if _is_spent(a, root, policy, then, evidence))
     if active is None:
-        spent = ()  # a tainted one tells why nothing signs: a ring without any looks like lost state
+        spent = ()  # those that are left tell why nothing signs
     if root is None or root.not_before > now:
         return spent
     prepared = [a for a in ring.of(AuthorityKind.ISSUER, AuthorityState.PREPARED) if _is_of_use(a, root, now)]
@@ -67,5 +67,5 @@ def _is_spent(
         return root is not None and not _is_of_use(authority, root, then)
     if authority.not_after <= then:
         return True
-    everybody_heard = authority.since is not None and authority.since + policy.propagation <= then
-    return everybody_heard and evidence.at is not None and authority.id not in evidence.signed_until
+    everybody_heard = evidence.has_seen(authority.id, policy.propagation)
+    return everybody_heard and evidence.at is not None and evidence.last_signed((authority.id,)) is None

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from meshca.authority.actions import RotationPolicy
-from meshca.authority.evidence import Coverage, Evidence
+from meshca.authority.evidence import UNKNOWN, Coverage, Evidence
 from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
 from meshca.authority.roots import soak_of
 
@@ -31,8 +31,8 @@ class Progress:
     """Where it stands at one moment.
 
     `coverage` is of the bundle that matters: the successor's, or the current one. `soaks_until` is when the soak ends
-    if nothing changes. Of `holders`, `renewed` have their newest certificate under the active root; `old_ends` is when
-    the last unexpired certificate under any other root ends. `waits_for` is one sentence.
+    if nothing changes. Of `holders`, `renewed` are known to use certificates under the active root alone; `old_ends` is
+    when the last unexpired certificate ends that is, or may be, under any other root. `waits_for` is one sentence.
     """
 
     phase: Phase
@@ -51,9 +51,8 @@ def progress_of(ring: AuthorityRing, policy: RotationPolicy, evidence: Evidence)
     sequence = ring.sequence if waiting is None else waiting.bundle_sequence
     coverage = evidence.coverage.get(sequence, Coverage(sequence, 0, 0))
     elsewhere = _elsewhere(ring)
-    left = sum(evidence.depending.get(authority.id, 0) for authority in elsewhere)
-    ends = [evidence.signed_until[a.id] for a in elsewhere if a.id in evidence.signed_until]
-    old_ends = max(ends, default=None)
+    left = evidence.depend_on((*elsewhere, UNKNOWN)) if elsewhere else 0
+    old_ends = evidence.last_signed(elsewhere) if elsewhere else None
     soaks_until = None
     if waiting is not None and coverage.complete_since is not None:
         soaks_until = coverage.complete_since + soak_of(ring, policy.root)
@@ -70,10 +69,10 @@ def progress_of(ring: AuthorityRing, policy: RotationPolicy, evidence: Evidence)
     )
 
 
-def _elsewhere(ring: AuthorityRing) -> tuple[Authority, ...]:
+def _elsewhere(ring: AuthorityRing) -> tuple[str, ...]:
     """The issuing CAs that are not under the active root."""
     root = ring.active(_ROOT)
-    return tuple(a for a in ring.of(_ISSUER) if root is None or a.issuer_id != root.id)
+    return tuple(a.id for a in ring.of(_ISSUER) if root is None or a.issuer_id != root.id)
 
 
 def _phase(ring: AuthorityRing, waiting: Authority | None, soaks_until: datetime | None, left: int) -> Phase:

@@ -17,10 +17,13 @@ from meshca.authority.actions import (
     Revoke,
     RootPolicy,
 )
-from meshca.authority.evidence import Evidence
+from meshca.authority.evidence import UNKNOWN, Evidence
 from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
 
 _ROOT = AuthorityKind.ROOT
+# A root that waits to be used and whose time comes later than that was made while the clock was ahead: another one is
+# made in its place, rather than waiting for a time that may be years away.
+EARLY = timedelta(hours=1)
 
 
 def decide_roots(ring: AuthorityRing, policy: RootPolicy, now: datetime, evidence: Evidence) -> tuple[Action, ...]:
@@ -28,7 +31,8 @@ def decide_roots(ring: AuthorityRing, policy: RootPolicy, now: datetime, evidenc
 
     What takes trust away, or relies on trust, goes by the evidence's own time, which does not leap.
     """
-    return (*_advance(ring, policy, now, evidence), *_retire(ring, policy, evidence.at or now, evidence))
+    early = tuple(Prune(root.id) for root in ring.of(_ROOT, AuthorityState.PREPARED) if root.not_before - now > EARLY)
+    return (*_advance(ring, policy, now, evidence), *early, *_retire(ring, policy, evidence.at or now, evidence))
 
 
 def is_covered(root: Authority, ring: AuthorityRing, policy: RootPolicy, evidence: Evidence) -> bool:
@@ -105,22 +109,25 @@ def _is_spent(root: Authority, ring: AuthorityRing, policy: RootPolicy, now: dat
             return root.not_after <= now
         case AuthorityState.OLD:
             # its issuing CAs leave the ring with the last certificate that they signed
-            return root.not_after <= now or (not ring.under(root.id) and _is_known(root, policy, now))
+            return root.not_after <= now or is_unused(root, ring, policy, evidence)
         case AuthorityState.TAINTED:
-            return is_forsaken(root, ring, policy, now, evidence) or _is_overdue(root, now)
+            return is_forsaken(root, ring, policy, evidence) or _is_overdue(root, now)
 
 
-def is_forsaken(root: Authority, ring: AuthorityRing, policy: RootPolicy, now: datetime, evidence: Evidence) -> bool:
-    """Whether another root signs and everybody has a newer certificate than those that come from this one."""
-    if evidence.at is None or ring.active(AuthorityKind.ISSUER) is None or not _is_known(root, policy, now):
+def is_unused(root: Authority, ring: AuthorityRing, policy: RootPolicy, evidence: Evidence) -> bool:
+    """Whether every door has heard that it signs no more, and nothing alive may come from under it."""
+    if evidence.at is None or ring.under(root.id) or evidence.last_signed((root.id,)) is not None:
         return False
-    return not any(evidence.depending.get(authority.id) for authority in ring.under(root.id))
+    return evidence.has_seen(root.id, policy.propagation)
+
+
+def is_forsaken(root: Authority, ring: AuthorityRing, policy: RootPolicy, evidence: Evidence) -> bool:
+    """Whether another root signs, and everybody is known to use newer certificates than those from under this one."""
+    if evidence.at is None or ring.active(AuthorityKind.ISSUER) is None:
+        return False
+    below = (authority.id for authority in ring.under(root.id))
+    return evidence.has_seen(root.id, policy.propagation) and not evidence.depend_on((*below, UNKNOWN))
 
 
 def _is_overdue(root: Authority, now: datetime) -> bool:
     return root.not_after <= now or (root.distrust_at is not None and root.distrust_at <= now)
-
-
-def _is_known(root: Authority, policy: RootPolicy, now: datetime) -> bool:
-    """Whether every door has heard of the state that it is in."""
-    return root.since is not None and root.since + policy.propagation <= now

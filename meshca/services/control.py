@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -158,8 +158,7 @@ class AuthorityControl:
             case Step.ACTIVATE, _ if not is_root and ring.find(authority.issuer_id) != ring.active(AuthorityKind.ROOT):
                 return "its root is not the active one"
             case Step.REVOKE, AuthorityState.TAINTED if is_root:
-                now = evidence.at or self._now()
-                return None if is_forsaken(authority, ring, policy.root, now, evidence) else "certificates depend on it"
+                return None if is_forsaken(authority, ring, policy.root, evidence) else "certificates depend on it"
             case Step.PRUNE, AuthorityState.PREPARED if ring.rotation and ring.rotation.successor == authority.id:
                 return "it is the successor of the rotation under way: `meshca rotate abort` ends that"
             case Step.PRUNE, AuthorityState.OLD | AuthorityState.TAINTED:
@@ -176,7 +175,7 @@ class AuthorityControl:
         log("authority_order", step=entry.step, authority=entry.authority_id, reason=reason, forced=forced)
 
     def _known(self, ring: AuthorityRing) -> Evidence:
-        return self._evidence(sequences_in_question(ring))
+        return replace(self._evidence(sequences_in_question(ring)), seen=self._keeper.seen())
 
     def _now(self) -> datetime:
         return self._clock.now().replace(microsecond=0)

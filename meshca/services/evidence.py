@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from meshca.authority.evidence import CertificateFact, Coverage, Evidence, EvidenceBook, Fact
+from meshca.authority.evidence import CertificateFact, Evidence, EvidenceBook, Fact, proves_bundle
 from meshca.authority.steady import SteadyTime
 from meshca.pki.certificates import CertificateKind
-from meshca.pki.records import ISTIO, CertificateRecord
-from meshca.ports import CertificateLedger, Clock, EvidenceStore, Tail
+from meshca.pki.records import CertificateRecord, LedgerQuery
+from meshca.ports import AuthorityStore, CertificateLedger, Clock, EvidenceStore, Tail
 
 _PAGE = 10_000
 
@@ -21,22 +21,26 @@ T = TypeVar("T")
 class RelyingParties:
     """Keeps the book of holders up to date from the ledger and the evidence store; both are only ever read on.
 
-    `settling` is the longest life of a leaf; `monotonic` gives seconds that never go back. May be used on any thread.
+    `settling` is the longest life of a leaf; `monotonic` gives seconds that never go back. What the stores know of the
+    time bounds what a clock may claim that is ahead when this begins. May be used on any thread.
     """
 
     def __init__(
         self,
         ledger: CertificateLedger,
         store: EvidenceStore,
+        authorities: AuthorityStore,
         clock: Clock,
         monotonic: Callable[[], float],
         settling: timedelta,
     ) -> None:
         self._ledger = ledger
         self._store = store
+        self._authorities = authorities
         self._clock = clock
         self._monotonic = monotonic
-        self._time = SteadyTime(settling)
+        self._settling = settling
+        self._time: SteadyTime | None = None
         self._book = EvidenceBook()
         self._certificates = 0
         self._facts = 0
@@ -52,17 +56,25 @@ class RelyingParties:
             now = self._catch_up(monotonic)
             return self._book.evidence(sequences, now, monotonic)
 
-    def coverage(self, sequence: int) -> Coverage:
-        """Who has the bundle of that sequence now. Raises UNAVAILABLE as `evidence`."""
-        return self.evidence((sequence,)).coverage[sequence]
-
     def prune(self) -> int:
-        """Forgets acknowledgements by certificates that ended; how many."""
+        """Forgets acknowledgements by certificates that ended; how many. Raises UNAVAILABLE as `evidence`."""
         with self._reading:
             return self._store.prune(self._now(self._monotonic()))
 
     def _now(self, monotonic: float) -> datetime:
+        if self._time is None:
+            self._time = SteadyTime(self._settling, self._newest())
         return self._time.now(self._clock.now(), monotonic)
+
+    def _newest(self) -> datetime | None:
+        """The time of the last thing that was recorded, as far as it is known."""
+        records = self._ledger.find(LedgerQuery(limit=1)).records
+        known = (
+            *(record.recorded_at for record in records),
+            *(entry.at for entry in self._authorities.journal(1)),
+            self._store.newest(),
+        )
+        return max((time for time in known if time is not None), default=None)
 
     def _catch_up(self, monotonic: float) -> datetime:
         """Reads on. Acknowledgements are read first and learnt last: each comes after the certificate that it was made
@@ -96,8 +108,7 @@ def _certificate_facts(records: Iterable[CertificateRecord]) -> Iterable[Fact]:
             issuer_id=record.issuer_id,
             not_after=record.not_after,
             bundle_sequence=record.bundle_sequence,
-            # its clients get their roots in the answer that brings the certificate, and use both together
-            proves=record.protocol == ISTIO,
+            proves=proves_bundle(record.protocol, record.renews),
             at=record.recorded_at,
         )
         for record in records

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 from meshca.authority.journal import JournalEntry
-from meshca.authority.ring import AuthorityKind, AuthorityRing, RingEvent, apply_all
+from meshca.authority.ring import AuthorityKind, AuthorityRing, AuthorityState, RingEvent, apply_all
 from meshca.ports import AuthorityStore, KeyManager, StoredRing
 from meshca.services.signing import Signing, open_state
 
@@ -15,14 +16,18 @@ from meshca.services.signing import Signing, open_state
 class RingKeeper:
     """Reads and changes the ring; whatever it reads or saves is what doors sign with from then on.
 
-    May be used on any thread.
+    `monotonic` gives seconds that never go back. May be used on any thread.
     """
 
-    def __init__(self, store: AuthorityStore, keys: KeyManager, signing: Signing) -> None:
+    def __init__(
+        self, store: AuthorityStore, keys: KeyManager, signing: Signing, monotonic: Callable[[], float]
+    ) -> None:
         self._store = store
         self._keys = keys
         self._signing = signing
+        self._monotonic = monotonic
         self._revision = 0
+        self._states: dict[tuple[str, AuthorityState, datetime | None], float] = {}
         # what is read or saved is published before anything else is read or saved: nothing older comes after it
         self._publishing = threading.Lock()
 
@@ -40,6 +45,15 @@ class RingKeeper:
             else:
                 self._publish(stored, moment)
         return stored
+
+    def seen(self) -> dict[str, timedelta]:
+        """For how long this process has seen each authority in the state in which it saw it last.
+
+        What waits for every door to hear of a step goes by that, and not by when the step was taken: that is told by
+        the clock of whoever took it.
+        """
+        now = self._monotonic()
+        return {authority_id: timedelta(seconds=now - since) for (authority_id, *_), since in self._states.items()}
 
     def change(self, stored: StoredRing, events: Sequence[RingEvent], entry: JournalEntry) -> StoredRing:
         """The ring after `events`, saved durably with `entry` in the journal, and published.
@@ -67,4 +81,7 @@ class RingKeeper:
 
     def _publish(self, stored: StoredRing, moment: float) -> None:
         self._signing.publish(open_state(stored.ring, self._keys), moment)
+        now = self._monotonic()
+        states = ((a.id, a.state, a.since) for a in stored.ring.authorities)  # it may have left a state and come back
+        self._states = {state: self._states.get(state, now) for state in states}
         self._revision = stored.revision

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
@@ -110,7 +110,7 @@ class Rotation:
         raise internal(f"rotation did not come to rest after {_MAX_STEPS} steps")
 
     def _decide(self, ring: AuthorityRing) -> tuple[Action, ...]:
-        evidence = self._evidence(sequences_in_question(ring))
+        evidence = replace(self._evidence(sequences_in_question(ring)), seen=self._keeper.seen())
         return decide(ring, self._plan.policy, self._clock.now(), evidence)
 
     def _try(self, action: Action, stored: StoredRing, failed: dict[Action, MeshcaError]) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import delete
-from sqlmodel import col
+from sqlalchemy.exc import SQLAlchemyError
+from sqlmodel import Session, col, select
 
 from meshca.authority.evidence import BundleFact
 from meshca.ports import Tail
@@ -41,6 +42,19 @@ class SqlEvidenceStore:
         """
         rows, cursor = read_tail(self._database, BundleFactRow, "until", after, now, limit)
         return Tail(tuple(map(bundle_fact, rows)), cursor)
+
+    def newest(self) -> datetime | None:
+        """When the last of them was taken down; None without any.
+
+        Raises UNAVAILABLE where reading fails, INTERNAL where the line cannot be read.
+        """
+        last = select(BundleFactRow).order_by(col(BundleFactRow.id).desc()).limit(1)
+        try:
+            with self._database.reading() as connection, Session(connection) as session:
+                row = session.exec(last).first()
+        except SQLAlchemyError as error:
+            raise self._database.failure(error) from error
+        return None if row is None else bundle_fact(row).at
 
     def prune(self, now: datetime) -> int:
         """Forgets facts that ended; how many. Raises UNAVAILABLE where the database is out."""

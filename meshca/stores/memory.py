@@ -99,6 +99,11 @@ class MemoryEvidenceStore:
         living = [row for row in rows if (row.id or 0) > after and row.until > now.timestamp()][:limit]
         return Tail(tuple(map(bundle_fact, living)), _cursor(living, limit, newest))
 
+    def newest(self) -> datetime | None:
+        """When the last of them was taken down; None without any."""
+        with self._lock:
+            return bundle_fact(self._rows[-1]).at if self._rows else None
+
     def prune(self, now: datetime) -> int:
         """Forgets facts that ended; how many."""
         with self._lock:

@@ -42,8 +42,10 @@ def build_authorities(
 ) -> Authorities:
     """The services; nothing is read or changed yet."""
     maker = AuthorityMaker(keys, stores.ledger, clock)
-    keeper = RingKeeper(stores.authorities, keys, signing)
-    relying = RelyingParties(stores.ledger, stores.evidence, clock, monotonic, settings.leaf.max_ttl)
+    keeper = RingKeeper(stores.authorities, keys, signing, monotonic)
+    relying = RelyingParties(
+        stores.ledger, stores.evidence, stores.authorities, clock, monotonic, settings.leaf.max_ttl
+    )
     fleet = Fleet(_PER_CORE * min(settings.workers, os.cpu_count() or 1), settings.leaf.default_ttl)
     plan = AuthorityPlan(_policy(settings), settings.root.key_type, settings.issuer.key_type, fleet)
     return Authorities(

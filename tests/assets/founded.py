@@ -67,16 +67,19 @@ class FoundedCa:
         """New services, as after a crash: only what is durable is left."""
         self.signing = Signing(self.watch)
         self.maker = AuthorityMaker(self.keys, self.ledger, self.clock)
-        self.keeper = RingKeeper(self.store, self.keys, self.signing)
-        # real time is what the clock shows: tests of what a clock does that leaps ahead have a stopwatch of their own
+        self.keeper = RingKeeper(self.store, self.keys, self.signing, self.passed)
         self.relying = RelyingParties(
-            self.ledger, self.evidence, self.clock, lambda: self.clock.now().timestamp(), self.policy.max_leaf_ttl
+            self.ledger, self.evidence, self.store, self.clock, self.passed, self.policy.max_leaf_ttl
         )
         self.rotation = Rotation(self.keeper, self.maker, self.relying.evidence, self.clock, self.plan)
         self.control = AuthorityControl(
             self.keeper, self.store, self.maker, self.relying.evidence, self.clock, self.plan, timedelta(hours=1)
         )
         self.issuance = Issuance(self.signing, self.ledger, self.join_tokens, self.clock, self.profile)
+
+    def passed(self) -> float:
+        """Real time is what the clock shows: tests of what a clock does that leaps have a stopwatch of their own."""
+        return self.clock.now().timestamp()
 
     def issue(self, caller: Caller, request: SigningRequest) -> IssuedChain:
         """`Issuance.issue`, for tests that have no loop and callers that have no join token."""
@@ -88,7 +91,7 @@ class FoundedCa:
 
     def second_keeper(self, signing: Signing, store: AuthorityStore | None = None) -> RingKeeper:
         """Another server's keeper of the same ring, or on its own way (`store`) to it."""
-        return RingKeeper(store or self.store, self.keys, signing)
+        return RingKeeper(store or self.store, self.keys, signing, self.passed)
 
     def second_rotation(self, signing: Signing) -> Rotation:
         """Another server's rotation on the same stores."""

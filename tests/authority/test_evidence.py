@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from meshca.authority.evidence import (
     MAX_LAGGARDS,
+    UNKNOWN,
     BundleFact,
     CertificateFact,
     Channel,
@@ -20,6 +21,7 @@ from meshca.authority.evidence import (
     EvidenceBook,
     Fact,
     Laggard,
+    proves_bundle,
 )
 from tests.assets.authorities import FOUNDED
 
@@ -109,9 +111,13 @@ HELD: dict[str, tuple[tuple[Fact, ...], list[tuple[str, int, Channel]]]] = {
         (certificate("a", sequence=3, proves=True), certificate("b", "a", sequence=4, proves=True)),
         [("a", 3, CERTIFICATE), ("b", 4, CERTIFICATE)],
     ),
-    "what is known already does not change the channel": (
+    "one that it acknowledges, too, is known by its stream: that reaches it": (
         (certificate("a", sequence=4, proves=True), accepted("a", 4)),
-        [("a", 4, CERTIFICATE)],
+        [("a", 4, STREAM)],
+    ),
+    "what is known already does not change the channel otherwise": (
+        (certificate("a"), accepted("a", 4), accepted("a", 4, channel=FETCH)),
+        [("a", 4, STREAM)],
     ),
     "the channel is that of the newest": (
         (certificate("a", sequence=4, proves=True), accepted("a", 5)),
@@ -172,6 +178,7 @@ REFUSALS: dict[str, tuple[tuple[Fact, ...], str]] = {
     "is the latest": ((refused("a", 5, "one"), refused("a", 5, "two")), "two"),
     "is over when it accepts a later one": ((refused("a", 5), accepted("a", 6)), ""),
     "is over when it accepts the same one": ((refused("a", 5), accepted("a", 5)), ""),
+    "is over when it accepts what it was known to have": ((accepted("a", 5), refused("a", 5), accepted("a", 5)), ""),
     "is not over when it says again what it has": ((accepted("a", 4), refused("a", 5), accepted("a", 4)), "no"),
     "is not over with a renewal": ((refused("a", 5), certificate("b", "a")), "no"),
     "comes after an acceptance": ((accepted("a", 4), refused("a", 5)), "no"),
@@ -230,18 +237,98 @@ def test_when_the_last_certificate_of_an_issuer_ends() -> None:
     assert book.evidence((), at(90), 90).signed_until == {}
 
 
-def test_how_many_have_their_newest_certificate_from_an_issuer() -> None:
+def depending(book: EvidenceBook, now: float = 1) -> dict[str, int]:
+    """How many holders may use certificates of just these issuers."""
+    return {" ".join(sorted(each)): n for each, n in book.evidence((), at(now), now).depending.items()}
+
+
+def test_how_many_may_use_certificates_of_an_issuer() -> None:
     book = book_of(certificate("a"), certificate("b"), certificate("c", issuer="issuer2", ends=90))
-    assert book.evidence((), at(1), 1).depending == {"issuer1": 2, "issuer2": 1}
-    book.learn([certificate("d", "a", issuer="issuer2", ends=90)], at(1))
-    assert book.evidence((), at(1), 1).depending == {"issuer1": 1, "issuer2": 2}
-    assert book.evidence((), at(60), 60).depending == {"issuer2": 2}
-    assert book.evidence((), at(90), 90).depending == {}
+    assert depending(book) == {"issuer1": 2, "issuer2": 1}
+    known = book.evidence((), at(1), 1)
+    assert [known.depend_on(ids) for ids in ((), ("issuer1",), ("issuer2", "issuer3"))] == [0, 2, 1]
+    assert known.depend_on(("issuer1", "issuer2")) == 3
+    assert depending(book, 60) == {"issuer2": 1}
+    assert depending(book, 90) == {}
 
 
-def test_who_is_known_by_an_unknown_certificate_depends_on_nobody_by_name() -> None:
+RENEWED = (certificate("a"), certificate("b", "a", issuer="issuer2", ends=90))
+USES: dict[str, tuple[tuple[Fact, ...], dict[str, int]]] = {
+    "both after a renewal, since the answer may be lost": (RENEWED, {"issuer1 issuer2": 1}),
+    "both while it shows only the one from before": ((*RENEWED, accepted("a", 4)), {"issuer1 issuer2": 1}),
+    "the newest alone once it shows that": ((*RENEWED, accepted("b", 4, until=90)), {"issuer2": 1}),
+    "the newest alone, though it said something by the other one before": (
+        (*RENEWED, accepted("b", 4, until=90), accepted("a", 5)),
+        {"issuer2": 1},
+    ),
+    "both where it refuses by the newest: not everybody behind it may have that": (
+        (*RENEWED, refused("b", 4)),
+        {"issuer1 issuer2": 1},
+    ),
+    "all, though its agent renews by the newest: not everybody behind it may have that": (
+        (*RENEWED, certificate("c", "b", issuer="issuer3", ends=90)),
+        {"issuer1 issuer2 issuer3": 1},
+    ),
+    "all of which an answer may have been lost": (
+        (*RENEWED, certificate("c", "a", issuer="issuer3", ends=90)),
+        {"issuer1 issuer2 issuer3": 1},
+    ),
+    "those from the one on that it shows": (
+        (*RENEWED, certificate("c", "a", issuer="issuer3", ends=90), accepted("b", 4, until=90)),
+        {"issuer2 issuer3": 1},
+    ),
+    "one from before no more when that ended": ((certificate("a", ends=1), *RENEWED[1:]), {"issuer2": 1}),
+    "one of which nothing is known": ((accepted("x", 4),), {UNKNOWN: 1}),
+    "one that comes to light": ((accepted("x", 4), certificate("x")), {"issuer1": 1}),
+    "one of which nothing is known, also after its renewal": (
+        (accepted("x", 4), certificate("y", "x")),
+        {f"issuer1 {UNKNOWN}": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", USES)
+def test_a_holder_may_use(case: str) -> None:
+    facts, uses = USES[case]
+    book = book_of(*facts)
+    assert depending(book) == uses
+    assert depending(book, 90) == {}
+
+
+def test_a_certificate_that_ended_is_used_no_more() -> None:
+    book = book_of(*RENEWED)
+    assert depending(book, 59) == {"issuer1 issuer2": 1}
+    assert depending(book, 60) == {"issuer2": 1}
+
+
+def test_what_is_known_by_an_unknown_certificate_may_come_from_anybody_until_its_end() -> None:
     known = book_of(accepted("x", 4)).evidence((4,), at(1), 1)
-    assert (known.depending, known.signed_until, known.coverage[4].covered) == ({}, {}, 1)
+    assert (known.coverage[4].covered, known.signed_until) == (1, {UNKNOWN: at(HOUR)})
+    assert known.last_signed(("issuer1",)) == known.last_signed(()) == at(HOUR)
+
+
+def test_the_last_that_any_of_several_has_signed() -> None:
+    known = book_of(certificate("a"), certificate("b", issuer="issuer2", ends=90)).evidence((), at(1), 1)
+    assert known.last_signed(("issuer1", "issuer2")) == at(90)
+    assert known.last_signed(("issuer1", "issuer3")) == at(HOUR)
+    assert known.last_signed(("issuer3",)) is None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "renews", "proves"),
+    [("istio", "", True), ("istio", "a", True), ("meshca", "", True), ("meshca", "a", False), ("", "a", False)],
+)
+def test_a_certificate_proves_the_bundle_that_came_along_where_nobody_has_something_older(
+    protocol: str, renews: str, proves: bool
+) -> None:
+    assert proves_bundle(protocol, renews) is proves
+
+
+def test_an_authority_counts_as_seen_for_as_long_as_this_process_has_seen_it() -> None:
+    known = Evidence(seen={"root1": timedelta(minutes=1)})
+    assert known.has_seen("root1", timedelta(minutes=1))
+    assert not known.has_seen("root1", timedelta(seconds=61))
+    assert not known.has_seen("root2", timedelta(0))
 
 
 def test_how_many_are_known_by_which_channel() -> None:
@@ -376,16 +463,35 @@ class Line:
         return max([*ends, head.until] if isinstance(head, BundleFact) and head.serial not in listed else ends)
 
     def laggard(self) -> Laggard:
-        sequence, channel, since, refusal = 0, NONE, self.facts[0].at, ""
+        sequence, channel, since, refusal = 0, NONE, self.facts[0].at, (0, "")
         for fact in self.facts:
             if isinstance(fact, BundleFact) and fact.refusal:
-                refusal = fact.refusal
+                refusal = fact.bundle_sequence, fact.refusal
                 continue
             shown = CERTIFICATE if isinstance(fact, CertificateFact) else fact.channel
             proves = fact.proves if isinstance(fact, CertificateFact) else True
-            if proves and fact.bundle_sequence > sequence:
-                sequence, channel, since, refusal = fact.bundle_sequence, shown, fact.at, ""
-        return Laggard(self.first, self.facts[0].spiffe_id, sequence, channel, since, self.until, refusal)
+            is_news = fact.bundle_sequence > sequence or (fact.bundle_sequence == sequence and shown is STREAM)
+            if not (proves and is_news):
+                continue
+            since = fact.at if fact.bundle_sequence > sequence else since
+            sequence, channel = fact.bundle_sequence, shown
+            refusal = refusal if refusal[0] > sequence else (0, "")
+        return Laggard(self.first, self.facts[0].spiffe_id, sequence, channel, since, self.until, refusal[1])
+
+    def issuers(self, swept: datetime) -> frozenset[str]:
+        """Of all certificates from the one on that it last showed to use, if they live."""
+        listed: list[str] = []
+        issuers: dict[str, str] = {}
+        for fact in self.facts:
+            if isinstance(fact, CertificateFact):
+                listed = listed if fact.serial in issuers else [*listed, fact.serial]
+                issuers[fact.serial] = fact.issuer_id
+            elif fact is self.facts[0]:
+                listed, issuers = [fact.serial], {fact.serial: UNKNOWN}
+            elif not fact.refusal and fact.serial in listed:
+                listed = listed[listed.index(fact.serial) :]
+        ends = {fact.serial: ends_of(fact) for fact in self.facts}
+        return frozenset(issuers[serial] for serial in listed if ends[serial] > swept)
 
 
 def lines_of(story: list[Told]) -> list[Line]:
@@ -427,14 +533,23 @@ def second_opinion(story: list[Told], sequence: int, now: datetime) -> Evidence:
         fact = told.fact
         if isinstance(fact, CertificateFact) and fact.not_after > max(told.now, now):
             signed[fact.issuer_id] = max(fact.not_after, signed.get(fact.issuer_id, fact.not_after))
-    newest = [line.certificates[-1].issuer_id for line in lines if line.certificates]
+        elif isinstance(fact, BundleFact) and fact.until > max(told.now, now) and is_unknown(fact, story):
+            signed[UNKNOWN] = max(fact.until, signed.get(UNKNOWN, fact.until))
+    uses = Counter(issuers for line in lines if (issuers := line.issuers(now)))
     return Evidence(
         {sequence: Coverage(sequence, len(lines), len(lines) - len(behind), behind)},
         signed,
-        Counter(newest),
+        uses,
         Counter(each.channel for each in states),
-        now,
+        at=now,
     )
+
+
+def is_unknown(fact: BundleFact, story: list[Told]) -> bool:
+    """Whether no certificate of that serial was told before it."""
+    facts = [told.fact for told in story]
+    before = facts[: next(i for i, each in enumerate(facts) if each is fact)]
+    return not any(isinstance(each, CertificateFact) and each.serial == fact.serial for each in before)
 
 
 SERIALS = [f"s{number}" for number in range(12)]

@@ -17,8 +17,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from meshca.authority.evidence import BundleFact
 from meshca.authority.ring import AuthorityState, Step
-from tests.authority.world import LEAF_TTL, Party, World
+from tests.authority.world import ISSUER, LEAF_TTL, ROOT, SOAK, Party, World
 
 REPLICAS = st.integers(0, 2)
 PARTIES = st.integers(0, 5)
@@ -45,7 +46,8 @@ class Histories(RuleBasedStateMachine):
             party = Party(f"party{len(self.world.parties)}", stream)
             if self.world.renew(party, replica):
                 self.world.parties[party.name] = party
-                self.world.receive(party, replica)
+                self.world.take_trust(party)
+                self.world.take_identity(party)
 
     @rule(seconds=st.sampled_from([1, 5, 11, 30, 60, 600, 1800, 3600]))
     def time_passes(self, seconds: int) -> None:
@@ -70,40 +72,42 @@ class Histories(RuleBasedStateMachine):
         self.world.renew(self.party(index), replica)
 
     @rule(index=PARTIES, replica=REPLICAS)
+    def renew_by_token(self, index: int, replica: int) -> None:
+        """As when the listener for certificates is out of reach, or the certificate has ended."""
+        self.world.renew(self.party(index), replica, token=True)
+
+    @rule(index=PARTIES, replica=REPLICAS)
     def renew_in_vain(self, index: int, replica: int) -> None:
         self.world.renew(self.party(index), replica, lost=True)
+
+    @rule(index=PARTIES)
+    def its_proxy_takes_the_identity(self, index: int) -> None:
+        self.world.take_identity(self.party(index))
 
     @rule(index=PARTIES, replica=REPLICAS, answer=st.sampled_from(["ack", "ack", "silence", "nack"]))
     def push(self, index: int, replica: int, answer: str) -> None:
         party = self.party(index)
-        if party.stream and self.world.receive(party, replica):
-            if answer == "ack":
-                self.world.acknowledge(party)
-            elif answer == "nack":
-                self.world.refuse(party)
+        if not party.stream or not self.world.receive(party, replica):
+            return
+        if answer == "ack":
+            self.world.take_trust(party)
+            self.world.acknowledge(party)
+        elif answer == "nack":
+            self.world.refuse(party)
 
     @rule(replica=REPLICAS)
     def everybody_takes_the_bundle(self, replica: int) -> None:
         for party in self.world.parties.values():
             if party.stream and self.world.receive(party, replica):
+                self.world.take_trust(party)
                 self.world.acknowledge(party)
 
     @rule(minutes=st.integers(1, 90), absent=st.sets(PARTIES, max_size=2), replica=REPLICAS)
     def a_quiet_while(self, minutes: int, absent: set[int], replica: int) -> None:
         """Everything works, but for those who are absent: streams deliver, certificates are renewed, ticks taken."""
-        world = self.world
-        there = [party for index, party in enumerate(world.parties.values()) if index not in absent]
+        there = [party for index, party in enumerate(self.world.parties.values()) if index not in absent]
         for _ in range(max(1, minutes // 10)):
-            world.wait(min(minutes, 10) * 60)
-            for each in range(3):
-                world.look(each)
-            for party in there:
-                if party.ends - world.now < LEAF_TTL / 2:
-                    world.renew(party, replica)
-                if party.stream and world.receive(party, replica):
-                    world.acknowledge(party)
-            while world.tick(replica):
-                world.check()
+            a_quiet_time(self.world, there, min(minutes, 10) * 60, replica)
 
     @rule()
     def rotate(self) -> None:
@@ -125,6 +129,17 @@ class Histories(RuleBasedStateMachine):
         """It will be set right: a server that is for ever ahead of everybody cannot know when others see an end."""
         self.world.set_clock(hours * 3600)
 
+    @rule(replica=REPLICAS)
+    def a_process_ends_and_another_begins(self, replica: int) -> None:
+        """While the clock is ahead, none that began with it does: what it wrote meanwhile is taken for the time."""
+        if self.world.skew <= 0:
+            self.world.restart(replica)
+
+    @precondition(lambda self: not self.world.skew)
+    @rule(hours=st.sampled_from([1, 3]))
+    def everything_begins_anew_with_a_clock_that_is_ahead(self, hours: int) -> None:
+        self.world.reboot_with_a_clock_that_is_ahead(hours * 3600)
+
     @precondition(lambda self: any(r.state is AuthorityState.PREPARED for r in self.world.ring.trusted))
     @rule()
     def an_operator_forces(self) -> None:
@@ -136,6 +151,183 @@ class Histories(RuleBasedStateMachine):
         if hasattr(self, "world"):
             self.world.check()
             self.world.check_evidence()
+
+
+def a_quiet_time(world: World, there: list[Party], seconds: float, replica: int = 0) -> None:
+    """It passes; then those who are there renew what is half over and take what is served, and a replica ticks."""
+    world.wait(seconds)
+    for each in range(3):
+        world.look(each)
+    for party in there:
+        left = -1.0 if party.held is None else party.held.ends - world.now
+        if left < LEAF_TTL / 2:
+            world.renew(party, replica)
+        take_everything(world, party, replica)
+    while world.tick(replica):
+        world.check()
+
+
+def take_everything(world: World, party: Party, replica: int = 0) -> None:
+    if party.stream and world.receive(party, replica):
+        world.take_trust(party)
+        world.take_identity(party)
+        world.acknowledge(party)
+
+
+# Histories that are known: each broke a law once.
+
+
+def a_mesh(*names: str) -> tuple[World, list[Party]]:
+    """Agents of these names, each with its first certificate, and a minute."""
+    world, parties = World(), [Party(name, stream=True) for name in names]
+    for party in parties:
+        world.parties[party.name] = party
+        world.renew(party, 0)
+    for party in parties:
+        take_everything(world, party)
+    a_quiet_time(world, parties, 60)
+    return world, parties
+
+
+def rotate(world: World, parties: list[Party]) -> str:
+    """To where the next root signs; gives the id of the one from before, whose certificates everybody still has."""
+    before = world.ring.active(ROOT)
+    assert before is not None
+    assert world.begin()
+    for _ in range(5):
+        a_quiet_time(world, parties, 15)
+    issuer, after = world.ring.active(ISSUER), world.ring.active(ROOT)
+    assert after is not None
+    assert after != before
+    assert issuer is not None
+    assert issuer.issuer_id == after.id
+    return before.id
+
+
+def ticks_until_it_leaves(world: World, root: str, parties: list[Party], minutes: int) -> int | None:
+    """After how many minutes the root leaves the bundle, which all of them take; None where it does not."""
+    for minute in range(minutes):
+        world.wait(60)
+        while world.tick(0):
+            pass
+        for party in parties:
+            if world.receive(party, 0):
+                world.take_trust(party)
+                world.acknowledge(party)
+        world.check()
+        if root not in {each.id for each in world.ring.trusted}:
+            return minute
+    return None
+
+
+def test_a_tainted_root_waits_for_whoever_never_got_the_answer_to_its_renewal() -> None:
+    world, (heard, unheard) = a_mesh("heard", "unheard")
+    root = rotate(world, [heard, unheard])
+    world.taint(root)
+    world.renew(heard, 0)
+    take_everything(world, heard)
+    world.renew(unheard, 0, lost=True)
+    assert ticks_until_it_leaves(world, root, [heard, unheard], 10) is None
+    world.renew(unheard, 0)
+    take_everything(world, unheard)
+    assert ticks_until_it_leaves(world, root, [heard, unheard], 10) == 0
+
+
+def test_a_tainted_root_waits_for_proxies_that_have_not_taken_the_renewed_certificate() -> None:
+    world, parties = a_mesh("quick", "slow")
+    quick, slow = parties
+    root = rotate(world, parties)
+    world.taint(root)
+    for party in parties:
+        world.renew(party, 0)
+    take_everything(world, quick)
+    assert ticks_until_it_leaves(world, root, parties, 10) is None
+    world.renew(slow, 0)
+    assert ticks_until_it_leaves(world, root, parties, 10) is None, "a second renewal shows no more than the first"
+    take_everything(world, slow)
+    assert ticks_until_it_leaves(world, root, parties, 10) == 0
+
+
+def test_a_root_is_not_taken_for_unused_after_a_restore_that_lost_who_uses_it() -> None:
+    world, (known, lost) = a_mesh("known", "lost")
+    assert world.facts[1].serial == lost.held.serial  # type: ignore[union-attr]
+    root = rotate(world, [known, lost])
+    world.facts = [fact for fact in world.facts if isinstance(fact, BundleFact) or fact.spiffe_id == "known"]
+    for replica in range(3):
+        world.restart(replica)
+    world.renew(known, 0)
+    take_everything(world, known)
+    world.taint(root)
+    assert ticks_until_it_leaves(world, root, [known, lost], 10) is None
+    world.renew(lost, 0)
+    take_everything(world, lost)
+    world.wait(LEAF_TTL)  # all that nobody knows of has ended
+    assert ticks_until_it_leaves(world, root, [known, lost], 10) is not None
+
+
+def test_a_process_that_begins_with_a_clock_that_is_ahead_takes_nobody_for_gone() -> None:
+    world, (there, absent) = a_mesh("there", "absent")
+    world.begin()
+    a_quiet_time(world, [there], 15)
+    world.reboot_with_a_clock_that_is_ahead(3 * 3600)
+    for _ in range(10):
+        a_quiet_time(world, [there], 15)
+    successor = world.ring.successor
+    assert successor is not None
+    assert successor.state is AuthorityState.PREPARED
+    take_everything(world, absent)
+    for _ in range(10):
+        a_quiet_time(world, [there, absent], 15)
+    assert world.ring.active(ROOT) == world.ring.successor
+
+
+def test_a_step_of_a_replica_whose_clock_is_behind_is_not_taken_for_an_old_one() -> None:
+    world, late = World(), Party("late", stream=False)
+    world.parties[late.name] = late
+    world.begin()
+    while world.tick(1):
+        pass
+    world.wait(SOAK)
+    world.look(2)
+    for replica in (1, 0):
+        while world.tick(replica):
+            pass
+    assert world.ring.active(ROOT) == world.ring.successor
+    assert world.renew(late, 2), "its door goes on as before for some seconds"
+    newcomer = Party("newcomer", stream=False)
+    world.parties[newcomer.name] = newcomer
+    assert world.renew(newcomer, 0)
+    world.check()
+
+
+def test_newcomers_do_not_hold_a_rotation_up() -> None:
+    """Each got the next root along with its first certificate, and shows it on its stream a moment later."""
+    world, parties = a_mesh("first")
+    world.begin()
+    for number in range(12):
+        a_quiet_time(world, parties, 10)
+        newcomer = Party(f"newcomer{number}", stream=True)
+        world.parties[newcomer.name] = newcomer
+        world.renew(newcomer, 0)
+        world.tick(0)
+        parties.append(newcomer)
+    successor = world.ring.successor
+    assert successor is not None
+    assert successor.state is AuthorityState.ACTIVE
+
+
+def test_a_successor_that_was_made_while_the_clock_was_ahead_is_replaced_when_that_is_set_right() -> None:
+    world, parties = a_mesh("one")
+    world.set_clock(3 * 3600)
+    world.begin()
+    a_quiet_time(world, parties, 15)
+    early = world.ring.successor
+    world.set_clock(0)
+    for _ in range(5):
+        a_quiet_time(world, parties, 15)
+    assert early is not None
+    assert world.ring.find(early.id) is None
+    assert world.ring.active(ROOT) == world.ring.successor
 
 
 @pytest.mark.slow

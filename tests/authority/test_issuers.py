@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from meshca.authority.actions import Action, Activate, IssuerPolicy, PrepareIssuer, Prune
-from meshca.authority.evidence import Evidence
+from meshca.authority.evidence import UNKNOWN, Evidence
 from meshca.authority.issuers import decide_issuers
 from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
 from tests.assets.authorities import FOUNDED
@@ -104,23 +104,28 @@ def test_decides(case: str) -> None:
 
 MINUTE = timedelta(minutes=1)
 PATIENT = replace(POLICY, propagation=MINUTE)
+HEARD = {"issuer1": MINUTE, "issuer2": MINUTE}
 
 
 @pytest.mark.parametrize("state", [OLD, TAINTED, REVOKED])
 def test_one_that_signs_no_more_goes_with_its_last_certificate(state: AuthorityState) -> None:
     root = authority(7, AuthorityKind.ROOT, ACTIVE, ttl=3650 * DAY)
-    ring = ring_of(root, FIRST, replace(issuer(2, state), since=at(1)))
-    alive = Evidence(signed_until={"issuer2": at(2)}, at=at(1.5))
+    ring = ring_of(root, FIRST, issuer(2, state))
+    alive = Evidence(signed_until={"issuer2": at(2)}, seen=HEARD, at=at(1.5))
     assert decide_issuers(ring, PATIENT, at(1.5), alive) == ()
     gone = replace(alive, signed_until={"issuer1": at(9)}, at=at(2))
     assert decide_issuers(ring, PATIENT, at(2), gone) == (Prune("issuer2"),)
+    unknown = replace(gone, signed_until={UNKNOWN: at(2.5)})
+    assert decide_issuers(ring, PATIENT, at(2), unknown) == (), "it may come from any of them"
 
 
 def test_it_stays_until_every_door_has_heard_that_it_signs_no_more() -> None:
     root = authority(7, AuthorityKind.ROOT, ACTIVE, ttl=3650 * DAY)
-    ring = ring_of(root, FIRST, replace(issuer(2, OLD), since=at(1)))
-    assert decide_issuers(ring, PATIENT, at(1), Evidence(at=at(1) + MINUTE - SECOND)) == ()
-    assert decide_issuers(ring, PATIENT, at(1), Evidence(at=at(1) + MINUTE)) == (Prune("issuer2"),)
+    ring = ring_of(root, FIRST, replace(issuer(2, OLD), since=at(-20)))
+    assert decide_issuers(ring, PATIENT, at(1), Evidence(at=at(1))) == ()
+    early = Evidence(seen={"issuer2": MINUTE - SECOND}, at=at(1))
+    assert decide_issuers(ring, PATIENT, at(1), early) == ()
+    assert decide_issuers(ring, PATIENT, at(1), replace(early, seen=HEARD)) == (Prune("issuer2"),)
 
 
 def test_an_end_counts_by_the_time_that_does_not_leap() -> None:

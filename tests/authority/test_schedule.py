@@ -28,6 +28,7 @@ ROOT, ISSUER = AuthorityKind.ROOT, AuthorityKind.ISSUER
 PREPARED, ACTIVE, OLD, TAINTED, REVOKED = AuthorityState
 POLICY = RotationPolicy(IssuerPolicy(30 * DAY, 0.6, 5 / 6, DAY), RootPolicy(100 * DAY, HOUR, DAY))
 LATER = FOUNDED + 85 * DAY
+HEARD = {f"{kind}{number}": HOUR for kind in ("root", "issuer") for number in range(1, 6)}
 
 
 def root(index: int, state: AuthorityState, sequence: int = 0) -> Authority:
@@ -47,7 +48,7 @@ def test_nothing_is_due_on_a_young_ring() -> None:
 
 def test_roots_come_before_issuing_cas_and_both_before_what_can_be_forgotten() -> None:
     ring = ring_of(root(3, OLD), root(1, ACTIVE), issuer(4, OLD, 1), issuer(2, ACTIVE, 9))
-    assert decide(ring, POLICY, LATER, Evidence(at=LATER)) == (
+    assert decide(ring, POLICY, LATER, Evidence(seen=HEARD, at=LATER)) == (
         BeginRotation("the active root is past 80% of its life"),
         PrepareIssuer(),
         Prune("root3"),
@@ -58,7 +59,11 @@ def test_roots_come_before_issuing_cas_and_both_before_what_can_be_forgotten() -
 def test_distrust_is_not_left_for_later_with_what_can_be_forgotten() -> None:
     policy = replace(POLICY, root=replace(POLICY.root, automatic=False))
     ring = ring_of(root(3, OLD), root(4, TAINTED), root(1, ACTIVE), issuer(2, ACTIVE, 1), issuer(5, PREPARED, 9))
-    assert decide(ring, policy, LATER, Evidence(at=LATER)) == (Revoke("root4"), Prune("root3"), Prune("issuer5"))
+    assert decide(ring, policy, LATER, Evidence(seen=HEARD, at=LATER)) == (
+        Revoke("root4"),
+        Prune("root3"),
+        Prune("issuer5"),
+    )
 
 
 def test_each_tier_goes_by_its_own_policy_and_by_the_evidence() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshca.authority.steady import TOLERANCE, SteadyTime
+from meshca.authority.steady import GAP, TOLERANCE, SteadyTime
 from tests.assets.authorities import FOUNDED
 
 HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
@@ -42,6 +42,27 @@ class Mesh:
 
 def test_the_first_reading_is_what_the_clock_shows() -> None:
     assert SteadyTime(HOUR).now(FOUNDED, 12345.0) == FOUNDED
+
+
+def test_a_clock_that_is_ahead_of_what_is_known_is_believed_when_the_longest_life_of_a_leaf_has_passed() -> None:
+    time = SteadyTime(HOUR, FOUNDED)
+    assert time.now(FOUNDED + 7200 * SECOND, 100.0) == FOUNDED
+    assert time.now(FOUNDED + 10799 * SECOND, 3699.0) == FOUNDED + 3599 * SECOND
+    assert time.now(FOUNDED + 10800 * SECOND, 3700.0) == FOUNDED + 10800 * SECOND
+
+
+@pytest.mark.parametrize("ahead", [-86400, 0, 300])
+def test_a_clock_that_is_little_ahead_of_what_is_known_is_believed(ahead: int) -> None:
+    assert timedelta(seconds=300) == GAP
+    shown = FOUNDED + ahead * SECOND
+    assert SteadyTime(HOUR, FOUNDED).now(shown, 1.0) == shown
+
+
+def test_a_clock_that_was_ahead_of_what_is_known_and_is_set_right_is_believed() -> None:
+    time = SteadyTime(HOUR, FOUNDED)
+    time.now(FOUNDED + 7200 * SECOND, 0.0)
+    assert time.now(FOUNDED + 10 * SECOND, 10.0) == FOUNDED + 10 * SECOND
+    assert time.now(FOUNDED + 7200 * SECOND, 7200.0) == FOUNDED + 7200 * SECOND
 
 
 def test_a_clock_that_does_not_err_is_followed() -> None:

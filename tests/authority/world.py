@@ -22,11 +22,20 @@ from meshca.authority.actions import (
     RootPolicy,
     RotationPolicy,
 )
-from meshca.authority.evidence import BundleFact, CertificateFact, Channel, EvidenceBook, Fact
+from meshca.authority.evidence import (
+    BundleFact,
+    CertificateFact,
+    Channel,
+    Evidence,
+    EvidenceBook,
+    Fact,
+    proves_bundle,
+)
 from meshca.authority.ring import (
     Advanced,
     AuthorityKind,
     AuthorityRing,
+    AuthorityState,
     Prepared,
     RingEvent,
     RootRotation,
@@ -40,6 +49,7 @@ from meshca.authority.ring import (
 from meshca.authority.schedule import decide, sequences_in_question
 from meshca.authority.steady import SteadyTime
 from meshca.errors import MeshcaError
+from meshca.pki.records import ISTIO
 from tests.assets.authorities import FOUNDED, MESH
 from tests.assets.rings import authority
 
@@ -61,28 +71,58 @@ POLICY = RotationPolicy(
 ROOT, ISSUER = AuthorityKind.ROOT, AuthorityKind.ISSUER
 
 
+@dataclass(frozen=True)
+class Held:
+    """A certificate as it really is: `ends` is when verifiers, whose clocks are right, refuse it.
+
+    One that begins a lineage (`first`) came with the bundle of that `sequence`.
+    """
+
+    serial: str
+    root: str
+    ends: float
+    sequence: int
+    first: bool
+
+
 @dataclass
 class Party:
-    """A relying party: what it trusts, and the certificate that it presents, as they really are.
+    """A relying party: what it trusts, and the certificates that it presents, as they really are.
 
-    One with a `stream` (an agent) takes bundles from it and acknowledges them; all get them with certificates.
+    One with a `stream` is an agent with a proxy behind it: `offered` is the bundle that the agent has, `roots` and
+    `sequence` are what the proxy trusts; `held` is the agent's newest certificate, `shown` the one that the proxy
+    presents. With all others, both come at the same time.
     """
 
     name: str
     stream: bool
     roots: frozenset[str] = frozenset()
     sequence: int = 0
-    serial: str = ""
-    root: str = ""  # of its certificate
-    ends: float = -1.0  # when verifiers, whose clocks are right, refuse it
+    offered: tuple[int, frozenset[str]] = (0, frozenset())
+    held: Held | None = None
+    shown: Held | None = None
 
 
 @dataclass
 class Replica:
-    """A server process: the ring as it last saw it, and when it last looked."""
+    """A server: the ring as its door last saw it, and when it last looked; and what its process knows.
+
+    Its clock is `behind` by so many seconds; `states` tells since when it has seen each authority in its state.
+    """
 
     ring: AuthorityRing
-    seen: float
+    seen: float = 0.0
+    behind: int = 0
+    book: EvidenceBook = field(default_factory=EvidenceBook)
+    steady: SteadyTime = field(default_factory=lambda: SteadyTime(timedelta(seconds=LEAF_TTL)))
+    read: int = 0
+    states: dict[tuple[str, AuthorityState, datetime | None], float] = field(default_factory=dict)
+
+    def look(self, ring: AuthorityRing, now: float) -> None:
+        """It reads the ring."""
+        self.ring, self.seen = ring, now
+        states = ((a.id, a.state, a.since) for a in ring.authorities)
+        self.states = {state: self.states.get(state, now) for state in states}
 
 
 @dataclass
@@ -97,54 +137,65 @@ class World:
     serials: int = 0
     forced: bool = False
     parties: dict[str, Party] = field(default_factory=dict)
-    facts: list[Fact] = field(default_factory=list)
-    book: EvidenceBook = field(default_factory=EvidenceBook)
-    steady: SteadyTime = field(default_factory=lambda: SteadyTime(timedelta(seconds=LEAF_TTL)))
+    facts: list[Fact] = field(default_factory=list)  # all that is durable, in its order
+    newest: datetime = FOUNDED  # the time of the last thing that was made durable
 
     def __post_init__(self) -> None:
-        ring = apply_all(AuthorityRing(MESH), self._make(ROOT, ""))
+        ring = apply_all(AuthorityRing(MESH), self._make(ROOT, "", self.wall))
         ring = apply(ring, Advanced(ring.authorities[0].id, Step.ACTIVATE, at=self.wall))
-        ring = apply(ring, self._make(ISSUER, ring.authorities[0].id))
+        ring = apply(ring, self._make(ISSUER, ring.authorities[0].id, self.wall))
         self.ring = apply(ring, Advanced(ring.authorities[1].id, Step.ACTIVATE, at=self.wall))
-        self.replicas = [Replica(self.ring, 0.0) for _ in range(3)]
+        self.replicas = [Replica(self.ring, behind=behind) for behind in (0, 600, 0)]
+        for replica in range(3):
+            self.look(replica)
+            self.safe_now(self.replicas[replica])
 
     @property
     def wall(self) -> datetime:
         """What the servers' clock shows."""
         return FOUNDED + timedelta(seconds=int(self.now + self.skew))
 
-    def _make(self, kind: AuthorityKind, issuer_id: str) -> Prepared:
+    def shows(self, replica: Replica) -> datetime:
+        """What the clock of that one shows."""
+        return self.wall - timedelta(seconds=replica.behind)
+
+    def _make(self, kind: AuthorityKind, issuer_id: str, at: datetime) -> Prepared:
         self.made += 1
         policy = POLICY.root.ttl if kind is ROOT else POLICY.issuer.ttl
-        made = authority(self.made, kind, not_before=self.wall, ttl=policy, issuer_id=issuer_id, since=self.wall)
+        made = authority(self.made, kind, not_before=at, ttl=policy, issuer_id=issuer_id, since=at)
         return Prepared(replace(made, issuer_id=issuer_id or made.id, certificate=b"%d" % self.made))
 
     # what servers do
 
     def look(self, replica: int) -> None:
         """A replica reads the ring, as each does every second while it can."""
-        self.replicas[replica] = Replica(self.ring, self.now)
+        self.replicas[replica].look(self.ring, self.now)
 
     def tick(self, replica: int, *, crash: bool = False) -> Action | None:
         """One step of a tick, from the reading of the ring to the saving; a crash comes before the saving."""
         self.look(replica)
-        self.book.learn(self.facts, self.safe_now())
-        self.facts.clear()
-        evidence = self.book.evidence(sequences_in_question(self.ring), self.safe_now(), self.now)
-        if not self.gate:
-            evidence = replace(
-                evidence,
-                coverage={
-                    n: replace(c, complete_since=evidence.at - timedelta(days=1)) if evidence.at else c
-                    for n, c in evidence.coverage.items()
-                },
-            )
-        due = decide(self.ring, POLICY, self.wall, evidence)
+        server = self.replicas[replica]
+        due = decide(self.ring, POLICY, self.shows(server), self.known_to(server))
         if not due or crash:
             return None
-        self.ring = apply(self.ring, self._event(due[0]))
+        self.ring = apply(self.ring, self._event(due[0], self.shows(server)))
+        self.newest = self.shows(server)
         self.look(replica)
         return due[0]
+
+    def known_to(self, server: Replica) -> Evidence:
+        """What that process knows now."""
+        then = self.safe_now(server)
+        server.book.learn(self.facts[server.read :], then)
+        server.read = len(self.facts)
+        evidence = server.book.evidence(sequences_in_question(self.ring), then, self.now)
+        seen = {name: timedelta(seconds=self.now - since) for (name, *_), since in server.states.items()}
+        evidence = replace(evidence, seen=seen)
+        if self.gate:
+            return evidence
+        long_ago = then - timedelta(days=1)
+        coverage = {n: replace(c, complete_since=long_ago) for n, c in evidence.coverage.items()}
+        return replace(evidence, coverage=coverage)
 
     def wait(self, seconds: float) -> None:
         """Time passes; a clock that is wrong is set right within the longest life of a leaf."""
@@ -156,29 +207,53 @@ class World:
 
     def set_clock(self, skew: float) -> None:
         """The clock of the servers is set, and they notice at the next tick, which is at once."""
-        self.safe_now()
+        for replica in self.replicas:
+            self.safe_now(replica)
         if not self.skew:
             self.wrong_until = self.now + LEAF_TTL - 1
         self.skew = skew
-        self.safe_now()
+        for replica in self.replicas:
+            self.safe_now(replica)
 
-    def safe_now(self) -> datetime:
+    def restart(self, replica: int) -> None:
+        """A process ends, and another one begins with what is durable."""
+        steady = SteadyTime(timedelta(seconds=LEAF_TTL), self.newest)
+        behind = self.replicas[replica].behind
+        self.replicas[replica] = Replica(self.ring, self.now, behind, steady=steady)
+        self.look(replica)
+        self.safe_now(self.replicas[replica])
+
+    def reboot_with_a_clock_that_is_ahead(self, skew: float) -> None:
+        """All at once: nobody was there to see the leap."""
+        self.skew, self.wrong_until = skew, self.now + LEAF_TTL - 1
+        for replica in range(3):
+            self.restart(replica)
+
+    def restore(self) -> None:
+        """The ledger is restored from a backup that lacks its last line; processes begin anew."""
+        certificates = [fact for fact in self.facts if isinstance(fact, CertificateFact)]
+        if certificates:
+            self.facts.remove(certificates[-1])
+        for replica in range(3):
+            self.restart(replica)
+
+    def safe_now(self, replica: Replica) -> datetime:
         """The time that decisions that end something go by."""
-        return self.steady.now(self.wall, self.now)
+        return replica.steady.now(self.shows(replica), self.now)
 
-    def _event(self, action: Action) -> RingEvent:
+    def _event(self, action: Action, at: datetime) -> RingEvent:
         steps = {Activate: Step.ACTIVATE, Revoke: Step.REVOKE, Prune: Step.PRUNE}
         match action:
             case BeginRotation(reason):
-                return RotationBegun(RootRotation("schedule", reason, self.wall))
+                return RotationBegun(RootRotation("schedule", reason, at))
             case PrepareRoot():
-                return self._make(ROOT, "")
+                return self._make(ROOT, "", at)
             case PrepareIssuer():
                 root = self.ring.active(ROOT)
                 assert root is not None
-                return self._make(ISSUER, root.id)
+                return self._make(ISSUER, root.id, at)
             case Activate(name) | Revoke(name) | Prune(name):
-                return Advanced(name, steps[type(action)], self.wall)
+                return Advanced(name, steps[type(action)], at)
             case FinishRotation():
                 return RotationFinished()
 
@@ -203,59 +278,87 @@ class World:
             self.ring = apply(self.ring, event)
         except MeshcaError:
             return False
+        self.newest = self.wall
         return True
 
     # what relying parties do
 
-    def renew(self, party: Party, replica: int, *, lost: bool = False) -> bool:
-        """Asks a replica for a certificate; the answer may be lost on its way."""
+    def renew(self, party: Party, replica: int, *, lost: bool = False, token: bool = False) -> bool:
+        """Asks a replica for a certificate; the answer may be lost on its way. `token`: not with the one it has."""
         door = self.replicas[replica]
         issuer = door.ring.active(ISSUER)
         if self.now - door.seen > CONFIRMED_FOR or issuer is None:
             return False
         self.serials += 1
-        serial = f"{self.serials:x}"
-        ends = self.wall + timedelta(seconds=LEAF_TTL)
-        renews = party.serial if self.is_live(party) else ""
-        self.facts.append(
+        ends = self.shows(door) + timedelta(seconds=LEAF_TTL)
+        renews = party.held.serial if party.held is not None and self.is_live(party.held) and not token else ""
+        held = Held(
+            f"{self.serials:x}", issuer.issuer_id, (ends - FOUNDED).total_seconds(), door.ring.sequence, not renews
+        )
+        self._record(
             CertificateFact(
-                serial, renews, party.name, issuer.id, ends, door.ring.sequence, not party.stream, self.wall
+                held.serial,
+                renews,
+                party.name,
+                issuer.id,
+                ends,
+                door.ring.sequence,
+                proves_bundle(ISTIO if not party.stream else "meshca", renews),
+                self.shows(door),
             )
         )
         if not lost:
-            party.serial, party.root = serial, issuer.issuer_id
-            party.ends = (ends - FOUNDED).total_seconds()
-            if (
-                door.ring.sequence >= party.sequence
-            ):  # agents get it in the answer, too; that is no proof of their proxies
-                self._take(party, door.ring)
+            self._obtain(party, held, door.ring)
         return True
+
+    def _obtain(self, party: Party, held: Held, ring: AuthorityRing) -> None:
+        """It has the certificate, and the bundle that came along. An agent's proxy has neither yet."""
+        if ring.sequence < party.offered[0]:
+            return  # agents refuse what goes back; the others' next certificate is as good
+        party.held = held
+        party.offered = ring.sequence, frozenset(root.id for root in ring.trusted)
+        if not party.stream:
+            self.take_trust(party)
+            party.shown = held
 
     def receive(self, party: Party, replica: int) -> bool:
         """An agent's stream brings it the bundle as a replica knows it; nothing is said yet of having it."""
         ring = self.replicas[replica].ring
-        if ring.sequence < party.sequence or not self.is_live(party):
+        if ring.sequence < party.offered[0] or not self.is_live(party.held):
             return False
-        self._take(party, ring)
+        party.offered = ring.sequence, frozenset(root.id for root in ring.trusted)
         return True
 
+    def take_trust(self, party: Party) -> None:
+        """The proxy accepts the trust half of what its agent serves."""
+        party.sequence, party.roots = party.offered
+
+    def take_identity(self, party: Party) -> None:
+        """The proxy accepts the identity half. One that begins a lineage is not served without its trust."""
+        if party.held is not None and (not party.held.first or party.sequence >= party.held.sequence):
+            party.shown = party.held
+
     def acknowledge(self, party: Party) -> None:
-        """The agent, and all proxies behind it, have what they were sent."""
-        self.facts.append(self._fact(party, ""))
+        """The proxy has the bundle; its agent says so by the newest certificate that no proxy has yet to take."""
+        if party.sequence == party.offered[0]:
+            self._tell(party, "")
 
     def refuse(self, party: Party) -> None:
-        self.facts.append(self._fact(party, "no"))
+        self._tell(party, "no")
 
-    def _fact(self, party: Party, refusal: str) -> BundleFact:
-        until = FOUNDED + timedelta(seconds=party.ends)
-        return BundleFact(party.serial, party.name, party.sequence, Channel.STREAM, until, self.wall, refusal)
+    def _tell(self, party: Party, refusal: str) -> None:
+        by = party.shown if self.is_live(party.shown) else party.held
+        if by is None or not self.is_live(by):
+            return
+        until = FOUNDED + timedelta(seconds=by.ends)
+        self._record(BundleFact(by.serial, party.name, party.offered[0], Channel.STREAM, until, self.wall, refusal))
 
-    def _take(self, party: Party, ring: AuthorityRing) -> None:
-        party.roots = frozenset(root.id for root in ring.trusted)
-        party.sequence = ring.sequence
+    def _record(self, fact: Fact) -> None:
+        self.facts.append(fact)
+        self.newest = fact.at
 
-    def is_live(self, party: Party) -> bool:
-        return party.ends > self.now
+    def is_live(self, held: Held | None) -> bool:
+        return held is not None and held.ends > self.now
 
     # the laws
 
@@ -267,15 +370,16 @@ class World:
         assert self.ring.of(ISSUER), "no issuing CA is left: doors take that for lost state"
         if self.forced:
             return
-        presented = {party.root for party in self.parties.values() if self.is_live(party)}
-        for verifier in self.parties.values():
-            if self.is_live(verifier) and verifier.roots:
-                missing = presented - verifier.roots
-                assert not missing, f"{verifier.name} lacks {missing}, whose certificates live"
+        live = [party for party in self.parties.values() if self.is_live(party.shown)]
+        presented = {party.shown.root for party in live if party.shown is not None}
+        for verifier in live:
+            missing = presented - verifier.roots
+            assert not missing, f"{verifier.name} lacks {missing}, whose certificates live"
 
     def check_evidence(self) -> None:
-        """What the book claims of a holder was never more than the holder had."""
+        """What a process claims of a holder was never more than the holder had."""
         for party in self.parties.values():
-            holder = self.book._by_serial.get(party.serial)
-            if holder is not None:
-                assert holder.sequence <= party.sequence
+            for replica in self.replicas:
+                holder = replica.book._by_serial.get(party.shown.serial) if party.shown is not None else None
+                if holder is not None:
+                    assert holder.sequence <= party.sequence

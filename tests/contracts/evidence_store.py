@@ -102,6 +102,15 @@ class EvidenceStoreContract:
         evidence.add([a_fact(3)])
         assert numbers(evidence, part.cursor) == [3]
 
+    def test_the_newest_is_what_was_added_last_whenever_that_was(self, evidence: EvidenceStore) -> None:
+        assert evidence.newest() is None
+        evidence.add([a_fact(1, at=NOW + 9 * SECOND, until=NOW), a_fact(2, at=NOW + 5 * SECOND)])
+        assert evidence.newest() == NOW + 5 * SECOND
+        evidence.add([a_fact(1, at=NOW + 7 * SECOND, until=NOW)])
+        assert evidence.newest() == NOW + 7 * SECOND
+        evidence.prune(NOW)
+        assert evidence.newest() == NOW + 5 * SECOND
+
     def test_pruning_forgets_exactly_what_has_ended(self, evidence: EvidenceStore) -> None:
         evidence.add([a_fact(i, until=NOW + i * SECOND) for i in (1, 5, 6)])
         assert evidence.prune(NOW + 5 * SECOND) == 2

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from meshca.authority.journal import JournalEntry
+from meshca.authority.ring import AuthorityRing
 from meshca.errors import ErrorKind, MeshcaError
 from meshca.services.evidence import RelyingParties
-from meshca.stores.memory import MemoryEvidenceStore, MemoryLedger
+from meshca.stores.memory import MemoryAuthorityStore, MemoryEvidenceStore, MemoryLedger
+from tests.assets.authorities import MESH
 from tests.contracts.evidence_store import a_fact
 from tests.contracts.ledger import NOW, a_record
 from tests.fakes.clock import SetClock, Stopwatch
@@ -24,12 +29,13 @@ class Server:
     def __init__(self) -> None:
         self.ledger = JournalledLedger(MemoryLedger())
         self.store = MemoryEvidenceStore()
+        self.authorities = MemoryAuthorityStore()
         self.clock = SetClock(NOW + 10 * SECOND)
         self.watch = Stopwatch()
         self.parties = self.opened()
 
     def opened(self) -> RelyingParties:
-        return RelyingParties(self.ledger, self.store, self.clock, self.watch, HOUR)
+        return RelyingParties(self.ledger, self.store, self.authorities, self.clock, self.watch, HOUR)
 
     def acknowledge(self, serial: str, sequence: int) -> None:
         fact = a_fact(1, serial=serial, bundle_sequence=sequence, until=RECORD.not_after)
@@ -37,7 +43,7 @@ class Server:
 
     def counts(self, sequence: int) -> tuple[int, int]:
         """The holders, and those who are known to have that bundle."""
-        coverage = self.parties.coverage(sequence)
+        coverage = self.parties.evidence((sequence,)).coverage[sequence]
         return coverage.holders, coverage.covered
 
     def wait(self, seconds: float, leap: float = 0) -> None:
@@ -62,12 +68,21 @@ def test_it_is_known_again_after_a_restart() -> None:
     assert server.counts(4) == (1, 1)
 
 
-def test_only_leaves_make_relying_parties_and_only_istios_clients_prove_with_the_certificate() -> None:
+def test_only_leaves_make_relying_parties() -> None:
     server = Server()
     kinds = ["leaf", "server", "issuer", "root"]
     server.ledger.record([a_record(number, kind=kind) for number, kind in enumerate(kinds, 1)])
-    server.ledger.record([a_record(9, protocol="istio", bundle_sequence=4), a_record(10, protocol="meshca")])
-    assert server.counts(1) == (3, 1)
+    assert server.counts(1)[0] == 1
+
+
+def test_certificates_prove_the_bundle_that_came_along_but_for_meshcas_own_renewals() -> None:
+    server = Server()
+    first, again = a_record(1, protocol="istio", bundle_sequence=4), a_record(2, protocol="istio", bundle_sequence=5)
+    server.ledger.record([first, replace(again, renews=first.serial)])
+    assert server.counts(5) == (2, 1)
+    first, again = a_record(3, protocol="meshca", bundle_sequence=4), a_record(4, protocol="meshca", bundle_sequence=5)
+    server.ledger.record([first, replace(again, renews=first.serial)])
+    assert (server.counts(4), server.counts(5)) == ((3, 3), (3, 1))
 
 
 @pytest.mark.parametrize("read_before", [False, True])
@@ -118,3 +133,53 @@ def test_acknowledgements_by_certificates_that_ended_are_forgotten() -> None:
     assert server.parties.prune() == 0
     server.wait(3600)
     assert server.parties.prune() == 1
+
+
+NEWEST: dict[str, Callable[[Server], object]] = {
+    "a record": lambda server: server.ledger.record([a_record(9, recorded_at=NOW)]),
+    "an acknowledgement": lambda server: server.store.add([a_fact(9, at=NOW)]),
+    "a step": lambda server: server.authorities.save(
+        AuthorityRing(MESH), expected_revision=0, entries=[JournalEntry(NOW, "", "", "", "", forced=False, sequence=0)]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NEWEST)
+def test_a_process_that_begins_while_the_clock_is_ahead_takes_nobody_for_gone(kind: str) -> None:
+    server = Server()
+    server.ledger.record([a_record(1, recorded_at=NOW - HOUR)])
+    NEWEST[kind](server)
+    server.clock.move(3 * HOUR)
+    server.parties = server.opened()
+    known = server.parties.evidence((1,))
+    assert known.at == NOW
+    assert known.coverage[1].holders >= 1
+    server.wait(3599)
+    assert server.parties.evidence(()).at == NOW + 3599 * SECOND
+    server.wait(1)
+    assert server.parties.evidence((1,)).coverage[1].holders == 0
+
+
+def test_what_was_recorded_within_minutes_is_no_reason_to_doubt_the_clock() -> None:
+    server = Server()
+    server.ledger.record([RECORD])
+    server.clock.moment = RECORD.recorded_at + 300 * SECOND
+    assert server.opened().evidence(()).at == server.clock.now()
+    server.clock.move(SECOND)
+    assert server.opened().evidence(()).at == RECORD.recorded_at
+
+
+def test_without_anything_to_go_by_the_clock_is_believed() -> None:
+    server = Server()
+    assert server.parties.evidence(()).at == server.clock.now()
+
+
+def test_where_the_stores_cannot_be_read_the_clock_is_believed_no_sooner() -> None:
+    server = Server()
+    server.ledger.record([RECORD])
+    server.clock.move(3 * HOUR)
+    server.ledger.unreadable = True
+    with pytest.raises(MeshcaError):
+        server.parties.evidence(())
+    server.ledger.unreadable = False
+    assert server.parties.evidence(()).at == RECORD.recorded_at
