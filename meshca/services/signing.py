@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
+from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing
 from meshca.errors import internal, unavailable
 from meshca.pki.certificates import Issuer
 from meshca.ports import KeyManager, Signer
@@ -20,9 +20,9 @@ _RETRY_SECONDS = 1.0
 class SigningState:
     """The ring, its trust bundle, and the issuing CA with its key. Consistent in itself.
 
-    `issuing` is None where nothing may be issued, since the active root is tainted and its successor not trusted yet.
-    `own` is what signs the server's own certificate: without one nobody could come for the new bundle, so there it is
-    the issuing CA that was tainted.
+    `issuing` is None where nothing may be issued: the active root is tainted and its successor not trusted yet, or the
+    next issuing CA is yet to be made. `own` is what signs the server's own certificate: without one nobody could come
+    for the next bundle, so there it is the issuing CA that was tainted.
     """
 
     ring: AuthorityRing
@@ -44,10 +44,16 @@ class SigningState:
         """The state that signs the server's own certificate. Raises UNAVAILABLE where there is none for now."""
         return replace(self, issuing=self.own)
 
+    @property
+    def idle(self) -> str:
+        """Why nothing may sign, where nothing may."""
+        if self.ring.active(AuthorityKind.ROOT) is None:
+            return "no issuing CA may sign: the root was tainted, and its successor is not trusted everywhere yet"
+        return "no issuing CA may sign: the next one under the active root is yet to be made"
+
     def _issuing(self) -> tuple[Issuer, Signer]:
         if self.issuing is None:
-            message = "no issuing CA may sign: the root was tainted, and its successor is not trusted everywhere yet"
-            raise unavailable(message, retry_after=_RETRY_SECONDS, reason="CA_NOT_READY")
+            raise unavailable(self.idle, retry_after=_RETRY_SECONDS, reason="CA_NOT_READY")
         return self.issuing
 
 
@@ -130,17 +136,15 @@ class Signing:
 def open_state(ring: AuthorityRing, keys: KeyManager) -> SigningState:
     """The signing state of a stored ring.
 
-    Raises INTERNAL where the ring has no active issuer, though no taint is the reason, or a key does not belong to its
-    certificate, and whatever the key manager raises where a key is missing or cannot be opened: a server never makes
-    up for lost state (law 6).
+    Where no issuing CA is active, nothing is signed for now: rotation makes one. Raises INTERNAL where a key does not
+    belong to its certificate, and whatever the key manager raises where a key is missing or cannot be opened: a server
+    never makes up for lost state (law 6).
     """
     active = ring.active(AuthorityKind.ISSUER)
     if active is not None:
         issuing = _opened(active, keys)
         return SigningState(ring, ring.bundle(), issuing, issuing)
     tainted = ring.of(AuthorityKind.ISSUER, AuthorityState.TAINTED)
-    if not tainted and ring.active(AuthorityKind.ROOT) is not None:
-        raise internal("the stored state has no active issuing CA: restore it from a backup")
     return SigningState(ring, ring.bundle(), None, _opened(tainted[-1], keys) if tainted else None)
 
 

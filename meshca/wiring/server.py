@@ -234,7 +234,10 @@ def _ledger_problem(core: Core) -> str | None:
 
 def _authority_problem(core: Core) -> str | None:
     """A root that was tainted is none: nothing is issued for now, but whoever comes for the next bundle must get it."""
-    active = core.signing.latest().ring.active(AuthorityKind.ISSUER)
+    state = core.signing.latest()
+    active = state.ring.active(AuthorityKind.ISSUER)
+    if active is None and state.ring.active(AuthorityKind.ROOT) is not None:
+        return state.idle
     return "the issuing CA has expired" if active is not None and active.not_after <= core.clock.now() else None
 
 
