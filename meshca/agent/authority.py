@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol
 
@@ -104,7 +104,7 @@ class GrpcCertificateAuthority:
         except MeshcaError as error:
             raise error if after is None else _both(after, error) from error
         self._tokens.spend()
-        return identity
+        return replace(identity, first=True)
 
     async def _ask_with_token(self, token: str, held: AgentIdentity | None) -> AgentIdentity:
         roots = self._endpoint.trust_pem if held is None else held.bundle.pem.encode("ascii")

@@ -133,7 +133,7 @@ class Holding:
             await self._try("ready_file_not_removed", self._outputs.ready.remove)
 
     async def _serve(self, identity: AgentIdentity) -> None:
-        await self._hub.publish(identity.publication)
+        await self._hub.publish(identity.publication, trust_first=identity.first)
         self._identity = identity
         self._change.set()
         await self._sds.set_serving(True)

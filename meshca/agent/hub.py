@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -13,7 +14,7 @@ import structlog
 from meshca.agent.memory import ProxyMemory
 from meshca.agent.proxies import ProxyRegistry
 from meshca.agent.publication import Publication
-from meshca.agent.relying import Debt, RelyingProxies, Standing
+from meshca.agent.relying import Debt, KnownProxy, RelyingProxies, Standing
 from meshca.errors import exhausted, unavailable
 from meshca.ports import Clock
 from meshca.services.streams import DiscoveryStream, new_nonces
@@ -47,17 +48,28 @@ class SecretHub:
         self._published = asyncio.Event()
         self._progress = asyncio.Event()
         self._moves = 0
+        # nodes that must take the trust half before they are served the identity half, and what that was before
+        self._held_back: set[str] = set()
+        self._before: Publication | None = None
+        self._older_until: datetime | None = None  # when the last certificate ends from before the current one
         self._remembered = 0
         self._nonces = new_nonces()
         self._closing = False
         self.proxies = ProxyRegistry()
         self.relying = RelyingProxies()
+        self.using = RelyingProxies()  # of the identity half
 
-    async def publish(self, publication: Publication) -> None:
+    async def publish(self, publication: Publication, *, trust_first: bool = False) -> None:
         """Serves it from now on: changed trust first and, once every live stream that wants trust gave its verdict on
-        that (or after five seconds), the identity (law 4), if that changed too."""
+        that (or after five seconds), the identity (law 4), if that changed too.
+
+        With `trust_first` no proxy is served the identity before it has accepted the trust, however long that takes,
+        and none is waited for on behalf of others.
+        """
         if self._current is None:
             await self._recall(publication)
+        elif trust_first and self._current.identity != publication.identity:
+            self._hold_back(self._current, publication)
         elif self._current.trust_versions != publication.trust_versions:
             self._serve(self._current.with_trust_of(publication))
             if self._current.identity != publication.identity:
@@ -68,6 +80,13 @@ class SecretHub:
         """Which proxies have not accepted the trust that is served now, though they rely on it."""
         return self.relying.debts(self._clock.now())
 
+    def identity_debts(self) -> tuple[Debt, ...]:
+        """Which proxies may still use a certificate from before the one that is served now."""
+        now = self._clock.now()
+        if self._older_until is None or self._older_until <= now:
+            return ()
+        return self.using.debts(now)
+
     async def remember(self, *, verdicts: bool = False) -> bool:
         """Returns once the relying proxies are on the disk, so that a restart does not lose them; whether they are.
 
@@ -76,7 +95,7 @@ class SecretHub:
         revision = self.relying.revision
         if self._memory is None or (revision == self._remembered and not verdicts):
             return True
-        kept = await self._memory.keep(lambda: self.relying.known(self._clock.now()))
+        kept = await self._memory.keep(self._known)
         if kept:
             self._remembered = max(self._remembered, revision)
         return kept
@@ -129,10 +148,20 @@ class SecretHub:
         assert self._current is not None, "streams wait for the first publication"
         return self._current.visible_to(stream.accepted(SECRET_TYPE), self._clock.now())
 
+    def visible_on(self, stream: SecretStream) -> Snapshot:
+        """What that proxy may see now."""
+        if not self._is_held_back(stream):
+            return self.visible_to(stream.xds)
+        assert self._current is not None
+        assert self._before is not None
+        shown = self._before.with_trust_of(self._current)
+        return shown.visible_to(stream.xds.accepted(SECRET_TYPE), self._clock.now())
+
     def forget(self, stream: SecretStream) -> None:
         """The stream is over."""
         self._streams.discard(stream)
-        self.relying.left(stream, stream.node_id, self._clock.now())
+        for relying in (self.relying, self.using):
+            relying.left(stream, stream.node_id, self._clock.now())
         self._moved()
 
     def heard(self, stream: SecretStream, gives: Collection[str]) -> None:
@@ -141,8 +170,14 @@ class SecretHub:
             return
         if any(resource.name in gives for resource in self._current.identity):
             self.relying.gave(stream.node_id, self._current.not_after)
-        standing = stream.standing(self._current.trust_versions)
-        if self.relying.stands(stream, stream.node_id, standing, self._clock.now(), stream.refusal):
+            self.using.gave(stream.node_id, self._current.not_after)
+        halves = (self.relying, self._current.trust_versions), (self.using, self._current.identity_versions)
+        moved = [
+            relying.stands(stream, stream.node_id, stream.standing(versions), self._clock.now(), stream.refusal)
+            for relying, versions in halves
+        ]
+        if any(moved):
+            self._release(stream.node_id)
             self._moved()
 
     def _moved(self) -> None:
@@ -150,8 +185,12 @@ class SecretHub:
         self._progress.set()
 
     def _serve(self, publication: Publication) -> None:
-        self._current = publication
+        before, self._current = self._current, publication
+        if before is not None and before.identity != publication.identity:
+            self._older_until = max(before.not_after, self._older_until or before.not_after)
         self.relying.served(publication.trust_version)
+        self.using.served(publication.identity_version)
+        self._moved()
         self._published.set()
         for stream in self._streams:
             stream.wake()
@@ -161,8 +200,41 @@ class SecretHub:
         served."""
         known = () if self._memory is None else await self._memory.recall()
         self.relying = RelyingProxies(known or ())
+        self.using = RelyingProxies(replace(each, trust=each.identity) for each in known or ())
+        self._older_until = max((each.until for each in known or ()), default=None)
         if known is None:
-            self.relying.add_unnamed(publication.not_after)
+            self._older_until = publication.not_after
+            for relying in (self.relying, self.using):
+                relying.add_unnamed(publication.not_after)
+
+    def _known(self) -> tuple[KnownProxy, ...]:
+        now = self._clock.now()
+        uses = {each.node_id: each.trust or "" for each in self.using.known(now)}
+        return tuple(replace(each, identity=uses.get(each.node_id, "")) for each in self.relying.known(now))
+
+    def _hold_back(self, before: Publication, publication: Publication) -> None:
+        """Who has not taken that trust yet goes on with what it has until it has."""
+        self._serve(before.with_trust_of(publication))
+        self._before = self._before if self._held_back and self._before is not None else before
+        self._held_back |= {debt.node_id for debt in self.debts()}
+
+    def _is_held_back(self, stream: SecretStream) -> bool:
+        """Proxies that give no node id cannot be told from each other, so each of their streams goes by itself."""
+        node_id = stream.claimed_id
+        if node_id not in self._held_back or self._current is None:
+            return False
+        if not node_id:
+            return stream.standing(self._current.trust_versions) in (Standing.OWES, Standing.REFUSED)
+        return self.relying.owes(node_id, self._clock.now())
+
+    def _release(self, node_id: str) -> None:
+        """It has taken the trust: now it is served the identity."""
+        if node_id not in self._held_back or self.relying.owes(node_id, self._clock.now()):
+            return
+        self._held_back.discard(node_id)
+        for stream in self._streams:
+            if stream.node_id == node_id:
+                stream.wake()
 
     async def _trust_taken(self, versions: dict[str, str]) -> None:
         try:
@@ -181,7 +253,7 @@ class SecretHub:
 class SecretStream(DiscoveryStream):
     """One proxy's stream."""
 
-    __slots__ = ("_clock", "_hub", "_name", "_refusal")
+    __slots__ = ("_clock", "_hub", "_name", "_refusal", "claimed_id")
 
     def __init__(self, hub: SecretHub, xds: XdsStream, clock: Clock) -> None:
         super().__init__(xds)
@@ -189,6 +261,7 @@ class SecretStream(DiscoveryStream):
         self._clock = clock
         self._name: str | None = None
         self._refusal = ""
+        self.claimed_id = ""  # what it calls itself, known before its first request is answered
 
     @property
     def refusal(self) -> str:
@@ -219,10 +292,12 @@ class SecretStream(DiscoveryStream):
 
     def visible(self) -> Snapshot:
         """See `DiscoveryStream`."""
-        return self._hub.visible_to(self.xds)
+        return self._hub.visible_on(self)
 
     def receive(self, request: Any) -> list[Effect]:
         """See `DiscoveryStream`. The first request that is in order makes the proxy known."""
+        if self._name is None:
+            self.claimed_id = str(request.node.id)
         effects = super().receive(request)
         if self._name is None:
             self._name = self.xds.node_id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 
@@ -22,7 +22,8 @@ from meshca.spiffe.verification import verify_x509_path
 class AgentIdentity:
     """A verified SVID with its key, the bundle that vouches for it, and where it can be renewed.
 
-    `mtls` is None where the server told of no mTLS listener. `publication` is what proxies are served of it.
+    `mtls` is None where the server told of no mTLS listener. `publication` is what proxies are served of it. `first`:
+    the certificate renews none, and the server takes whoever uses it to have the bundle that it came with.
     """
 
     svid: X509Svid
@@ -30,6 +31,7 @@ class AgentIdentity:
     mtls: ServerAddress | None
     life: Lifetime
     publication: Publication = field(repr=False)
+    first: bool = False
 
     @property
     def spiffe_id(self) -> SpiffeId:
@@ -84,7 +86,8 @@ def with_bundle(held: AgentIdentity, bundle: TrustBundle, now: datetime) -> Agen
     _check_bundle_succession(held.bundle, bundle)
     if bundle.sequence == held.bundle.sequence:
         return held
-    return verified_identity(held.svid, bundle, held.mtls, received_at=held.life.received_at, now=now)
+    found = verified_identity(held.svid, bundle, held.mtls, received_at=held.life.received_at, now=now)
+    return replace(found, first=held.first)
 
 
 def with_newest_bundle(new: AgentIdentity, held: AgentIdentity | None, now: datetime) -> AgentIdentity:

@@ -16,7 +16,7 @@ from meshca.agent.relying import KnownProxy
 from meshca.errors import MeshcaError, internal, invalid
 
 FILE_NAME = "proxies.json"
-FORMAT = 1
+FORMAT = 2
 MAX_BYTES = 16 * 1024 * 1024  # a thousand of the longest node ids take a third of that
 
 _log = structlog.get_logger("meshca.agent")
@@ -48,7 +48,7 @@ class ProxyFile:
 
     def save(self, known: tuple[KnownProxy, ...]) -> None:
         """Saves durably, replacing what was there. Raises INTERNAL where that fails."""
-        document = {"format": FORMAT, "proxies": [[p.node_id, p.until.isoformat(), p.trust] for p in known]}
+        document = {"format": FORMAT, "proxies": [_row(p) for p in known]}
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             replace_file(self.path, json.dumps(document, ensure_ascii=False).encode(), 0o600)
@@ -98,10 +98,14 @@ def _parse(document: Any) -> tuple[KnownProxy, ...]:
     return tuple(_proxy(*fields) for fields in document["proxies"])
 
 
-def _proxy(node_id: Any, until: Any, trust: Any) -> KnownProxy:
-    if not isinstance(node_id, str) or not isinstance(trust, str | None):
+def _row(proxy: KnownProxy) -> list[str | None]:
+    return [proxy.node_id, proxy.until.isoformat(), proxy.trust, proxy.identity]
+
+
+def _proxy(node_id: Any, until: Any, trust: Any, identity: Any) -> KnownProxy:
+    if not isinstance(node_id, str) or not isinstance(trust, str | None) or not isinstance(identity, str):
         raise TypeError
     end = datetime.fromisoformat(until)
     if end.tzinfo is None:
         raise ValueError
-    return KnownProxy(node_id, end, trust)
+    return KnownProxy(node_id, end, trust, identity)

@@ -31,6 +31,16 @@ class Publication:
         """The trust half's versions by name."""
         return {resource.name: resource.version for resource in self.trust}
 
+    @property
+    def identity_versions(self) -> dict[str, str]:
+        """The identity half's versions by name."""
+        return {resource.name: resource.version for resource in self.identity}
+
+    @cached_property
+    def identity_version(self) -> str:
+        """One version for the whole identity half."""
+        return Snapshot.of(SECRET_TYPE, self.identity).version(SECRET_TYPE)
+
     @cached_property
     def trust_version(self) -> str:
         """One version for the whole trust half."""

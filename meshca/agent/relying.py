@@ -1,4 +1,7 @@
-"""Which proxies rely on the trust bundle, and who of them has not accepted the one that is served. Pure.
+"""Which proxies rely on what is served, and who of them has not accepted it. Pure.
+
+It is kept twice: of the trust half, and of the identity half, of which a proxy may use an older one. What is said here
+of trust holds for both.
 
 A proxy relies on it while it has a stream that wants trust. One that is away does so until the last certificate that
 it was given ends: it may come back and use that. Its silence is never taken for consent (trust before use).
@@ -37,11 +40,13 @@ class Debt:
 @dataclass(frozen=True, slots=True)
 class KnownProxy:
     """What outlives a restart: when the last certificate ends that the proxy was given, and the version of the trust
-    that it is known to have accepted: "" for none, None for one that never wanted any."""
+    that it is known to have accepted: "" for none, None for one that never wanted any. `identity` is the version of the
+    certificate with its key that it is known to have accepted, "" where it may use an older one."""
 
     node_id: str
     until: datetime
     trust: str | None
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,11 @@ class RelyingProxies:
         proxy.given = until if proxy.given is None else max(proxy.given, until)
         proxy.away = _Away(proxy.given, "")
         self.revision += 1
+
+    def owes(self, node_id: str, now: datetime) -> bool:
+        """Whether that proxy has not accepted the trust that is served."""
+        proxy = self._proxies.get(node_id)
+        return proxy is not None and self._debt(node_id, proxy, now) is not None
 
     def debts(self, now: datetime) -> tuple[Debt, ...]:
         """Who has not accepted the trust that is served, those that refused it first, by node id."""

@@ -1,7 +1,9 @@
 """The agent's discovery stream to the server: trust bundles and directed renewals come down, verdicts go up.
 
 A bundle is accepted towards the server when every proxy that relies on the agent has accepted it, however long that
-takes: the server moves on that evidence. Without the stream the agent goes on with what it holds.
+takes: the server moves on that evidence. What is said on a stream shows, too, that the certificate with which it was
+opened is in use, and none from before: so after a renewal the stream stays as it is until every proxy has accepted the
+new certificate, and is then opened anew with that. Without the stream the agent goes on with what it holds.
 """
 
 from __future__ import annotations
@@ -84,6 +86,7 @@ class Upstream:
         self._directive_version: str | None = None
         self._told = 0.0
         self._is_up = False
+        self._used = ""  # the serial of the certificate that was seen to be in use, with none from before it
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -127,9 +130,9 @@ class Upstream:
         async with channel:
             stream = _Stream(AggregatedDiscoveryServiceStub(channel).DeltaAggregatedResources())
             await self._subscribe(stream, held)
-            await self._converse(stream)
+            await self._converse(stream, held)
 
-    async def _converse(self, stream: _Stream) -> None:
+    async def _converse(self, stream: _Stream, held: AgentIdentity) -> None:
         seen = self._hub.moves
         reading, moving = _task(stream.read()), _task(self._hub.progress(seen, _NAP_SECONDS))
         try:
@@ -141,7 +144,7 @@ class Upstream:
                 if reading.done():
                     await self._hear(stream, reading.result())
                     reading = _task(stream.read())
-                if not await self._settle(stream):
+                if self._is_superseded(held) or not await self._settle(stream, held):
                     return
         finally:
             reading.cancel()
@@ -150,7 +153,7 @@ class Upstream:
 
     async def _subscribe(self, stream: _Stream, held: AgentIdentity) -> None:
         name = str(held.bundle.trust_domain.id)
-        covered = await self._is_covered()
+        covered = await self._is_covered(held)
         version = self._offers.claim(self._sequence(), covered=covered)
         node = Node(id=str(held.spiffe_id), user_agent_name="meshca-agent")
         await stream.subscribe(BUNDLE_TYPE, name, version, node)
@@ -199,7 +202,21 @@ class Upstream:
         self._directed.heed(directive, self._holding.identity)
         return True
 
-    async def _settle(self, stream: _Stream) -> bool:
+    def _is_superseded(self, held: AgentIdentity) -> bool:
+        """Whether everybody has gone on to a newer certificate than the stream's, and restarts find that."""
+        newest = self._holding.identity
+        if newest is None or newest.serial == held.serial or newest.mtls is None or not self._holding.is_durable:
+            return False
+        return not newest.life.has_ended(self._clock.now()) and self._is_used(newest)
+
+    def _is_used(self, held: AgentIdentity) -> bool:
+        """Whether nobody behind the agent uses a certificate from before that one any more."""
+        newest = self._holding.identity
+        if newest is not None and newest.serial == held.serial and not self._hub.identity_debts():
+            self._used = held.serial
+        return self._used == held.serial
+
+    async def _settle(self, stream: _Stream, held: AgentIdentity) -> bool:
         """Gives the verdicts that can be given now. False: one was given and no longer holds, so that only a new stream
         can tell (by the versions that it names as held)."""
         if self._offers.is_settled:
@@ -210,7 +227,7 @@ class Upstream:
                 await self._answer(stream, self._offers.refuse(debts))
             self._tell_waiting(debts)
             return True
-        if not await self._is_covered():
+        if not await self._is_covered(held):
             return True
         return await self._accept(stream)
 
@@ -226,11 +243,12 @@ class Upstream:
         for verdict in verdicts:
             await stream.answer(BUNDLE_TYPE, verdict)
 
-    async def _is_covered(self) -> bool:
-        """Whether every proxy has accepted what is served, and that is where a restart finds it."""
-        if self._hub.debts() or not self._holding.is_durable or not await self._hub.remember(verdicts=True):
+    async def _is_covered(self, held: AgentIdentity) -> bool:
+        """Whether every proxy has accepted what is served, none uses a certificate from before the stream's, and that
+        is where a restart finds it."""
+        if not self._is_used(held) or not self._holding.is_durable:
             return False
-        return not self._hub.debts()
+        return not self._hub.debts() and await self._hub.remember(verdicts=True) and not self._hub.debts()
 
     def _sequence(self) -> int:
         held = self._holding.identity

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing
+from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
 from meshca.errors import internal, unavailable
 from meshca.pki.certificates import Issuer
 from meshca.ports import KeyManager, Signer

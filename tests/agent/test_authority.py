@@ -81,6 +81,7 @@ async def test_first_a_token_then_the_certificate_and_a_new_key_each_time(
     assert [call.listener for call in ca.calls] == ["token", "mtls", "mtls"]
     assert ca.calls[0].authorization == f"Bearer {JOIN}"
     assert [call.authorization for call in ca.calls[1:]] == [None, None]
+    assert [each.first for each in (first, second, third)] == [True, False, False]
     assert [call.peer_serial for call in ca.calls[1:]] == [int(first.serial, 16), int(second.serial, 16)]
     assert len({call.key for call in ca.calls}) == 3
     assert str(third.spiffe_id) == "spiffe://example.org/ns/shop/sa/cart"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -26,6 +27,13 @@ def test_a_newer_bundle_is_put_beside_the_same_certificate() -> None:
     assert (new.svid, new.life, new.bundle.sequence) == (held.svid, held.life, 2)
     assert new.publication.identity == held.publication.identity
     assert new.publication.trust_version != held.publication.trust_version
+
+
+def test_a_certificate_that_begins_a_lineage_does_so_beside_any_bundle() -> None:
+    held = identity(ROOT)
+    newer = bundle_of(TRUST_DOMAIN, ROOT, NEXT, sequence=2)
+    assert not with_bundle(held, newer, now()).first
+    assert with_bundle(replace(held, first=True), newer, now()).first
 
 
 def test_the_same_bundle_again_changes_nothing() -> None:

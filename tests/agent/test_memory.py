@@ -15,7 +15,11 @@ from meshca.agent.relying import KnownProxy
 from meshca.errors import MeshcaError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-KNOWN = (KnownProxy("a", NOW, "t1"), KnownProxy("", NOW + timedelta(hours=1), ""), KnownProxy("ä\u2028", NOW, None))
+KNOWN = (
+    KnownProxy("a", NOW, "t1", "i1"),
+    KnownProxy("", NOW + timedelta(hours=1), ""),
+    KnownProxy("ä\u2028", NOW, None),
+)
 
 
 def test_what_is_saved_is_loaded_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
@@ -33,11 +37,12 @@ def test_what_is_saved_is_loaded_and_only_its_owner_can_read_it(tmp_path: Path) 
         b"",
         b"{",
         b"[]",
-        b'{"format": 2, "proxies": []}',
-        b'{"format": 1, "proxies": [["a", "yesterday", ""]]}',
-        b'{"format": 1, "proxies": [["a", "2026-01-01T00:00:00", ""]]}',
-        b'{"format": 1, "proxies": [["a", "2026-01-01T00:00:00+00:00"]]}',
-        b'{"format": 1, "proxies": [[1, "2026-01-01T00:00:00+00:00", ""]]}',
+        b'{"format": 1, "proxies": []}',
+        b'{"format": 2, "proxies": [["a", "yesterday", "", ""]]}',
+        b'{"format": 2, "proxies": [["a", "2026-01-01T00:00:00", "", ""]]}',
+        b'{"format": 2, "proxies": [["a", "2026-01-01T00:00:00+00:00", ""]]}',
+        b'{"format": 2, "proxies": [[1, "2026-01-01T00:00:00+00:00", "", ""]]}',
+        b'{"format": 2, "proxies": [["a", "2026-01-01T00:00:00+00:00", "", null]]}',
         b"\xff" * 100,
     ],
 )

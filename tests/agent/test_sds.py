@@ -192,6 +192,96 @@ async def test_a_proxy_that_leaves_delays_nothing(rig: Rig, held: AgentIdentity)
         await publishing
 
 
+# A certificate that proves trust
+
+
+async def test_a_certificate_that_proves_trust_is_served_to_nobody_who_has_not_taken_the_trust(
+    short_tmp: Path,
+) -> None:
+    """However long that takes: the server counts on it. Others do not wait."""
+    async with Rig(short_tmp, trust_wait=timedelta(0)) as rig:
+        held = identity(ROOT)
+        await rig.hub.publish(held.publication)
+        slow, quick = rig.sotw(), rig.delta()
+        quick.node = "quick"
+        for stream in (slow, quick):
+            await stream.subscribe("default", "ROOTCA")
+            await stream.receive()
+            await stream.ack()
+        await until(lambda: not rig.hub.debts() and len(accepted(rig)) == len(accepted(rig, "quick")) == 2)
+        first = identity(NEXT_ROOT, ROOT, NEXT_ROOT, sequence=2)
+        await rig.hub.publish(first.publication, trust_first=True)
+        for stream in (slow, quick):
+            assert set(await stream.receive()) == {"ROOTCA"}
+        await quick.ack()
+        assert serial((await quick.receive())["default"]) == first.serial
+        await quick.ack()
+        nothing = asyncio.create_task(slow.call.read())
+        again = identity(NEXT_ROOT, ROOT, NEXT_ROOT, sequence=2)
+        await rig.hub.publish(again.publication)  # an ordinary renewal is of the same lineage
+        assert serial((await quick.receive())["default"]) == again.serial
+        assert not nothing.done()
+        await slow.ack()
+        pushed = await asyncio.wait_for(nothing, SECONDS)
+        assert serial(unpacked(pushed.resources)["default"]) == again.serial
+
+
+async def test_it_is_not_served_to_who_refuses_the_trust_nor_when_that_comes_back(rig: Rig) -> None:
+    await rig.hub.publish(identity(ROOT).publication)
+    stream = rig.delta()
+    await stream.subscribe("default", "ROOTCA")
+    await stream.receive()
+    await stream.ack()
+    await until(lambda: not rig.hub.debts() and len(accepted(rig)) == 2)
+    first = identity(NEXT_ROOT, ROOT, NEXT_ROOT, sequence=2)
+    await rig.hub.publish(first.publication, trust_first=True)
+    assert set(await stream.receive()) == {"ROOTCA"}
+    await stream.nack("no")
+    repaired = await stream.receive()
+    while "default" in repaired:  # partners of what was refused are sent again: the good ones from before
+        assert serial(repaired["default"]) != first.serial
+        await stream.ack()
+        repaired = await stream.receive()
+    stream.call.cancel()
+    await until(lambda: not rig.hub._streams)
+    uses = rig.sotw()
+    await uses.subscribe("default")
+    assert serial((await uses.receive())["default"]) != first.serial
+    trusts = rig.sotw()
+    await trusts.subscribe("ROOTCA")
+    await trusts.receive()
+    await trusts.ack()
+    assert serial((await uses.receive())["default"]) == first.serial
+
+
+async def test_it_is_served_at_once_to_who_takes_its_trust_from_elsewhere_or_is_new(rig: Rig) -> None:
+    await rig.hub.publish(identity(ROOT).publication)
+    uses = await trusting(rig, "default")
+    first = identity(NEXT_ROOT, ROOT, NEXT_ROOT, sequence=2)
+    await rig.hub.publish(first.publication, trust_first=True)
+    assert serial((await uses.receive())["default"]) == first.serial
+    new = rig.sotw()
+    new.node = "new"
+    await new.subscribe("default", "ROOTCA")
+    secrets = await new.receive()
+    assert (serial(secrets["default"]), roots(secrets["ROOTCA"])) == (first.serial, 2)
+
+
+async def test_after_the_end_of_the_certificate_from_before_nothing_is_served_in_its_place(rig: Rig) -> None:
+    await rig.hub.publish(identity(ROOT).publication)
+    stream = rig.delta()
+    await stream.subscribe("default", "ROOTCA")
+    await stream.receive()
+    await stream.ack()
+    await until(lambda: not rig.hub.debts() and len(accepted(rig)) == 2)
+    rig.clock.offset = timedelta(hours=2)
+    first = identity(NEXT_ROOT, ROOT, NEXT_ROOT, sequence=2, ttl=timedelta(hours=5))
+    await rig.hub.publish(first.publication, trust_first=True)
+    assert set(await stream.receive()) == {"ROOTCA"}  # receive() asserts that nothing is removed
+    await stream.ack()
+    assert serial((await stream.receive())["default"]) == first.serial
+
+
 # Refusals
 
 
