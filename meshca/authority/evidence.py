@@ -113,8 +113,9 @@ class Evidence:
 
     `coverage` is by bundle sequence; `signed_until` tells for each authority when the last unexpired certificate ends
     that it signed; `depending` how many holders may use certificates of exactly these authorities; `channels` how many
-    are known by each channel. Where a certificate is not in the ledger, `UNKNOWN` stands for its issuer. `seen` tells
-    for how long this process has seen each authority in the state that it is in.
+    are known by each channel, and `until` when the last of their certificates ends. Where a certificate is not in the
+    ledger, `UNKNOWN` stands for its issuer. `seen` tells for how long this process has seen each authority in the state
+    that it is in.
     """
 
     coverage: Mapping[int, Coverage] = field(default_factory=dict)
@@ -123,6 +124,7 @@ class Evidence:
     channels: Mapping[Channel, int] = field(default_factory=dict)
     seen: Mapping[str, timedelta] = field(default_factory=dict)
     at: datetime | None = None
+    until: Mapping[Channel, datetime] = field(default_factory=dict)
 
     def depend_on(self, authority_ids: Iterable[str]) -> int:
         """How many holders may use a certificate of any of these authorities."""
@@ -170,7 +172,7 @@ class EvidenceBook:
         self._signed: dict[str, Counter[datetime]] = {}  # unexpired certificates by issuer and end
         self._sequences: Counter[int] = Counter()  # how many holders have exactly that
         self._depending: Counter[frozenset[str]] = Counter()  # how many may use certificates of exactly these issuers
-        self._channels: Counter[Channel] = Counter()
+        self._untils: dict[Channel, Counter[datetime]] = {channel: Counter() for channel in Channel}  # of holders
         self._complete: dict[int, float] = {}  # since when, in monotonic seconds
 
     def __len__(self) -> int:
@@ -207,8 +209,9 @@ class EvidenceBook:
             coverage={sequence: self.coverage(sequence, now, monotonic) for sequence in wanted},
             signed_until={issuer_id: max(ends) for issuer_id, ends in self._signed.items() if ends},
             depending={issuers: count for issuers, count in self._depending.items() if count and issuers},
-            channels={channel: count for channel, count in self._channels.items() if count},
+            channels={channel: ends.total() for channel, ends in self._untils.items() if ends},
             at=now,
+            until={channel: max(ends) for channel, ends in self._untils.items() if ends},
         )
 
     def coverage(self, sequence: int, now: datetime, monotonic: float) -> Coverage:
@@ -236,7 +239,9 @@ class EvidenceBook:
         self._by_serial[fact.serial] = holder
         self._sign(fact.issuer_id, fact.not_after)
         heapq.heappush(self._ends, (fact.not_after, fact.serial, fact.issuer_id, holder.serial))
+        self._count(holder, -1)
         holder.until = max(holder.until, fact.not_after)
+        self._count(holder, 1)
         self._use(holder, holder.using | {fact.serial: fact.issuer_id})
         if fact.proves:
             self._has(holder, fact.bundle_sequence, Channel.CERTIFICATE, fact.at)
@@ -265,29 +270,35 @@ class EvidenceBook:
     def _add(self, serial: str, spiffe_id: str, until: datetime, at: datetime) -> _Holder:
         holder = self._holders[serial] = _Holder(serial, spiffe_id, at, until)
         self._sequences[holder.sequence] += 1
-        self._channels[holder.channel] += 1
+        self._count(holder, 1)
         self._depending[holder.issuers] += 1
         return holder
 
     def _drop(self, holder: _Holder) -> None:
         del self._holders[holder.serial]
         self._sequences[holder.sequence] -= 1
-        self._channels[holder.channel] -= 1
+        self._count(holder, -1)
         self._depending[holder.issuers] -= 1
 
     def _has(self, holder: _Holder, sequence: int, channel: Channel, at: datetime) -> None:
         """What is known already is not known anew, but for the channel: whoever has a stream is reached by that."""
         if sequence < holder.sequence or (sequence == holder.sequence and channel is not Channel.STREAM):
             return
-        self._channels[holder.channel] -= 1
-        self._channels[channel] += 1
+        self._count(holder, -1)
         holder.channel = channel
+        self._count(holder, 1)
         if sequence >= holder.refused:
             holder.refusal, holder.refused = "", 0
         if sequence > holder.sequence:
             self._sequences[holder.sequence] -= 1
             self._sequences[sequence] += 1
             holder.sequence, holder.since = sequence, at
+
+    def _count(self, holder: _Holder, by: int) -> None:
+        ends = self._untils[holder.channel]
+        ends[holder.until] += by
+        if not ends[holder.until]:
+            del ends[holder.until]
 
     def _uses(self, holder: _Holder, serial: str) -> None:
         """It has shown that it uses that certificate, so it has done with those from before.

@@ -8,14 +8,15 @@ from datetime import datetime, timedelta
 
 from meshca.authority.actions import RotationPolicy
 from meshca.authority.evidence import Channel, Evidence
-from meshca.authority.ring import AuthorityRing
+from meshca.authority.ring import AuthorityKind, AuthorityRing, RenewalOrder
 from meshca.authority.roots import soak_of
 
 # Pushed renewals take this share of what the servers can sign; the rest is for everybody else.
 SHARE_OF_CAPACITY = 0.5
 MIN_WINDOW = timedelta(seconds=5)
-# From a push to the acknowledgements of agents whose proxies are well.
+# From a push to the acknowledgements of that many agents whose proxies are well, and at the least.
 PUSH = timedelta(seconds=3)
+STREAMS_PER_PUSH = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,40 @@ def renewal_window(streams: int, fleet: Fleet) -> timedelta:
     return max(MIN_WINDOW, min(timedelta(seconds=seconds), fleet.leaf_ttl / 2))
 
 
+def renewal_order(
+    ring: AuthorityRing, authority_id: str, streams: int, fleet: Fleet, now: datetime
+) -> RenewalOrder | None:
+    """Whose certificates are to be replaced once that issuing CA signs: those of all under other roots. None for an
+    authority that is no issuing CA, and where there are no others."""
+    activated = ring.find(authority_id)
+    if activated is None or activated.kind is not AuthorityKind.ISSUER:
+        return None
+    others = tuple(a.id for a in ring.of(AuthorityKind.ISSUER) if a.issuer_id != activated.issuer_id)
+    window = renewal_window(streams, fleet)
+    return RenewalOrder(others, now, int(window.total_seconds())) if others else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """How long it takes to reach whom: agents on their streams; the others with their next certificate, and then they
+    count as reached only when the one from before has ended (`others` is None where there are none)."""
+
+    push: timedelta
+    others: timedelta | None
+    longest_life: timedelta
+
+    @classmethod
+    def of(cls, evidence: Evidence, streams: int, fleet: Fleet, now: datetime) -> _Reach:
+        """As far as evidence tells: in a mesh at work, the youngest certificate has nearly all of its life ahead."""
+        ends = [end for channel, end in evidence.until.items() if channel is not Channel.STREAM]
+        last = max((end - now for end in evidence.signed_until.values()), default=timedelta(0))
+        return cls(
+            push=max(PUSH, PUSH * (streams / STREAMS_PER_PUSH)),
+            others=max(ends) - now if ends else None,
+            longest_life=max(last, fleet.leaf_ttl),
+        )
+
+
 def plan_rotation(
     ring: AuthorityRing, policy: RotationPolicy, evidence: Evidence, fleet: Fleet, now: datetime
 ) -> RotationPlan:
@@ -62,18 +97,16 @@ def plan_rotation(
     coverage = evidence.coverage.get(ring.sequence)
     holders = 0 if coverage is None else coverage.holders
     streams = evidence.channels.get(Channel.STREAM, 0)
-    window = renewal_window(streams, fleet)
-    foreign = holders - streams
-    covered = now + (PUSH if not foreign else max(PUSH, fleet.leaf_ttl / 2))
+    window, reach = renewal_window(streams, fleet), _Reach.of(evidence, streams, fleet, now)
+    covered = now + max(reach.push, reach.others or timedelta(0))
     used = covered + soak_of(ring, policy.root)
-    renewed = used + (window if not foreign else max(window, fleet.leaf_ttl / 2))
-    retired = max(used + fleet.leaf_ttl, renewed) + policy.root.propagation
-    others = f"; {foreign} that get their roots with their certificates at their next renewal" if foreign else ""
+    retired = used + max(reach.longest_life, policy.root.propagation)
+    renewed = used + window if reach.others is None else retired
     steps = (
         PlanStep("prepare", f"a new root is made; bundle {ring.sequence + 1} has both", "nothing", now),
         PlanStep(
             "distribute",
-            f"{streams} holders get it on their streams{others}",
+            f"{streams} holders get it on their streams{_others(holders - streams, now, reach)}",
             "nothing; a holder that is away is waited for",
             covered,
         ),
@@ -83,3 +116,10 @@ def plan_rotation(
         PlanStep("retire", "the old root leaves the bundle", "no unexpired certificate chains to it", retired),
     )
     return RotationPlan(steps, holders, streams, window, streams / window.total_seconds())
+
+
+def _others(count: int, now: datetime, reach: _Reach) -> str:
+    if not count or reach.others is None:
+        return ""
+    last = f"{now + reach.others:%Y-%m-%dT%H:%M:%SZ}"
+    return f"; {count} others get it with their next certificate, and the last one from before ends at {last}"

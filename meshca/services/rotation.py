@@ -22,7 +22,7 @@ from meshca.authority.actions import (
 )
 from meshca.authority.evidence import Channel, Evidence
 from meshca.authority.journal import SCHEDULE, JournalEntry, entry_for
-from meshca.authority.plan import Fleet, renewal_window
+from meshca.authority.plan import Fleet, renewal_order
 from meshca.authority.ring import (
     Advanced,
     AuthorityKind,
@@ -159,14 +159,8 @@ class Rotation:
                 unreachable(action)
 
     def _renewal(self, ring: AuthorityRing, authority_id: str, now: datetime) -> RenewalOrder | None:
-        """Whose certificates are to be replaced once that issuing CA signs: those of all under other roots."""
-        activated = ring.find(authority_id)
-        if activated is None or activated.kind is not AuthorityKind.ISSUER:
-            return None
-        others = tuple(a.id for a in ring.of(AuthorityKind.ISSUER) if a.issuer_id != activated.issuer_id)
-        streams = self._evidence(()).channels.get(Channel.STREAM, 0)
-        window = renewal_window(streams, self._plan.fleet)
-        return RenewalOrder(others, now, int(window.total_seconds())) if others else None
+        streams = self._evidence(sequences_in_question(ring)).channels.get(Channel.STREAM, 0)
+        return renewal_order(ring, authority_id, streams, self._plan.fleet, now)
 
 
 def _is_in_motion(ring: AuthorityRing) -> bool:

@@ -542,6 +542,7 @@ def second_opinion(story: list[Told], sequence: int, now: datetime) -> Evidence:
         uses,
         Counter(each.channel for each in states),
         at=now,
+        until={c: max(each.until for each in states if each.channel is c) for c in {each.channel for each in states}},
     )
 
 
