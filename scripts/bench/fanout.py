@@ -62,6 +62,7 @@ INSERT = (
     "INSERT INTO fact SELECT NULL, value->>0, value->>1, value->>2, value->>3, value->>4, value->>5 FROM json_each(?)"
 )
 COLLECT_AFTER = 50_000  # objects
+WARM = 50  # streams that are opened first: what they cost once for all is no cost of a stream
 OPTIONS = [
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
@@ -435,12 +436,11 @@ def measure(directory: Path, kind: str, tls: bool, options: argparse.Namespace) 
     clients = []
     try:
         port = server.answer()["port"]
-        warm = 50  # what the first streams cost once for all is no cost of a stream
-        clients.append(Child(directory, "--hold", port, *shape, "--first", 0, "--count", warm))
+        clients.append(Child(directory, "--hold", port, *shape, "--first", 0, "--count", WARM))
         clients[0].answer()
-        server.ask("wait", warm)
+        server.ask("wait", WARM)
         before = server.ask("rss")["kb"]
-        share, first = -(-(options.streams - warm) // options.processes), warm
+        share, first = -(-(options.streams - WARM) // options.processes), WARM
         while first < options.streams:
             count = min(share, options.streams - first)
             clients.append(Child(directory, "--hold", port, *shape, "--first", first, "--count", count))
@@ -448,7 +448,7 @@ def measure(directory: Path, kind: str, tls: bool, options: argparse.Namespace) 
         for client in clients[1:]:
             client.answer()
         server.ask("wait", options.streams)
-        kb = (server.ask("rss")["kb"] - before) / (options.streams - warm)
+        kb = (server.ask("rss")["kb"] - before) / (options.streams - WARM)
         push = server.ask("push", options.streams)
         return {"kb": kb, "seconds": push["seconds"], "us": push["cpu"] / options.streams * 1e6, "lag": push["lag"]}
     finally:
@@ -482,6 +482,8 @@ def main() -> None:
         parser.add_argument(name, help=argparse.SUPPRESS)
     parser.add_argument("--tls", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.streams <= WARM:
+        parser.error(f"--streams: more than {WARM} are needed to tell what one costs")
     if options.serve:
         asyncio.run(serve(Path(options.directory), options.serve, options.tls, options.profile))
     elif options.hold:
