@@ -1,4 +1,5 @@
-"""HTTP load in plain asyncio: every request on a new connection, every failure kept with its reason."""
+"""HTTP load in plain asyncio: every request on a new connection, or few that never end; every failure kept with its
+reason."""
 
 from __future__ import annotations
 
@@ -127,3 +128,79 @@ class Load:
                 self.failed.append(f"{response.status} {response.body[:200]!r}")
         self.sent += 1
         self._progress.set()
+
+
+@dataclass(slots=True)
+class LongLived:
+    """Requests whose answers go on for as long as the `async with` block runs, each on a connection of its own.
+
+    The service sends a line now and then (`DRIP` of tests.application). A failure is an answer that is not 200, ends,
+    or is silent for ten seconds.
+    """
+
+    address: Address
+    path: str
+    clients: int = 2
+    failed: list[str] = field(default_factory=list)
+    _lines: list[int] = field(default_factory=list)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _progress: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __aenter__(self) -> Self:
+        self._lines = [0] * self.clients
+        self._tasks = [asyncio.create_task(self._client(number)) for number in range(self.clients)]
+        try:
+            await self.reach(1)
+        except BaseException:
+            await self._end()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._end()
+
+    async def reach(self, count: int, seconds: float = 30.0) -> None:
+        """Waits until each of them has brought `count` more lines, or one has failed."""
+        goals = [lines + count for lines in self._lines]
+        async with asyncio.timeout(seconds):
+            while not self.failed and any(has < goal for has, goal in zip(self._lines, goals, strict=True)):
+                self._progress.clear()
+                await self._progress.wait()
+
+    async def _client(self, number: int) -> None:
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                reader, writer = await _connect(self.address, None)
+        except (OSError, TimeoutError) as error:
+            self._fail(number, error)
+            return
+        try:
+            writer.write(f"GET {self.path} HTTP/1.1\r\nhost: load\r\n\r\n".encode())
+            await self._read(number, reader)
+        except (OSError, EOFError, TimeoutError) as error:
+            self._fail(number, error)
+        finally:
+            writer.close()
+
+    async def _read(self, number: int, reader: asyncio.StreamReader) -> None:
+        """Raises OSError, EOFError or TimeoutError when it has failed; never returns otherwise."""
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            head = await reader.readuntil(b"\r\n\r\n")
+        if head.split(b" ", 2)[1] != b"200":
+            raise ConnectionError(head.decode("latin-1"))
+        while True:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                await reader.readuntil(b"\n")
+            self._lines[number] += 1
+            self._progress.set()
+
+    def _fail(self, number: int, error: Exception) -> None:
+        self.failed.append(f"after {self._lines[number]} lines: {type(error).__name__}: {error}")
+        self._progress.set()
+
+    async def _end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -32,8 +32,8 @@ class Sotw:
         self.names = list(names)
         await self._write("")
 
-    async def receive(self) -> dict[str, Secret]:
-        self.last = await asyncio.wait_for(self.call.read(), SECONDS)
+    async def receive(self, seconds: float = SECONDS) -> dict[str, Secret]:
+        self.last = await asyncio.wait_for(self.call.read(), seconds)
         assert self.last is not grpc.aio.EOF
         assert self.last.type_url == SECRET_TYPE
         return unpacked(self.last.resources)
@@ -69,8 +69,8 @@ class Delta:
     async def subscribe(self, *names: str) -> None:
         await self._write(resource_names_subscribe=names)
 
-    async def receive(self) -> dict[str, Secret]:
-        self.last = await asyncio.wait_for(self.call.read(), SECONDS)
+    async def receive(self, seconds: float = SECONDS) -> dict[str, Secret]:
+        self.last = await asyncio.wait_for(self.call.read(), seconds)
         assert self.last is not grpc.aio.EOF
         assert list(self.last.removed_resources) == []
         return unpacked(resource.resource for resource in self.last.resources)

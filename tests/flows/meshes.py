@@ -1,17 +1,18 @@
-"""The little mesh that flow tests run: a server, two agents, two Envoys and a service behind the second."""
+"""The little mesh that flow tests run: a server, two agents, two Envoys and a service behind the second; and a larger
+one."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from meshca.compile.envoy_addresses import PipeAddress
 from meshca.compile.envoy_bootstrap import EnvoyBootstrap, Inbound, Outbound
-from meshca.demo.traffic import Service
 from meshca.spiffe.ids import SpiffeId, TrustDomain
+from tests.application import application
 from tests.envoys import Envoy, admin_pipe, running
 from tests.programs import TRUST_DOMAIN, Agent, Server
 
@@ -68,17 +69,6 @@ def sidecars(directory: Path, *, delta: bool = False) -> dict[str, EnvoyBootstra
 
 
 @asynccontextmanager
-async def application(directory: Path) -> AsyncIterator[None]:
-    """The service behind the second Envoy."""
-    service = Service(directory / "app.sock")
-    await service.start()
-    try:
-        yield
-    finally:
-        await service.stop()
-
-
-@asynccontextmanager
 async def mesh(
     directory: Path, *, ttl_seconds: int, delta: bool = False, server_config: str | None = None
 ) -> AsyncIterator[Mesh]:
@@ -89,7 +79,7 @@ async def mesh(
             identity.path.rpartition("/")[2]: await stack.enter_async_context(Agent(server, directory, str(identity)))
             for identity in (CLIENT, SERVICE)
         }
-        await stack.enter_async_context(application(directory))
+        await stack.enter_async_context(application(directory / "app.sock"))
         envoys = {
             name: await stack.enter_async_context(running(bootstrap.as_dict(), directory, name=name))
             for name, bootstrap in sidecars(directory, delta=delta).items()
@@ -98,3 +88,58 @@ async def mesh(
             await envoy.live()
         inbound, outbound = (PipeAddress(str(directory / f"{name}.sock")) for name in ("in", "out"))
         yield Mesh(directory, server, agents, envoys, outbound, inbound)
+
+
+@dataclass
+class Crowd:
+    """A server, agents, and many Envoys: one calls all others, each of which has an entry of its own in it."""
+
+    server: Server
+    agents: list[Agent]
+    envoys: list[Envoy]
+    entries: list[PipeAddress]
+
+
+@asynccontextmanager
+async def crowd(directory: Path, server_config: str, *, services: int, replicas: int) -> AsyncIterator[Crowd]:
+    """So many services, each with its agent and so many Envoys behind that, and a client; all serving."""
+    identities = [SpiffeId(TrustDomain(TRUST_DOMAIN), f"/ns/flow/sa/s{number}") for number in range(services)]
+    bootstraps = {"client": CLIENT, **{f"{i.path[-2:]}-{n}": i for i in identities for n in range(replicas)}}
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(Server(directory, server_config))
+        agents = [
+            await stack.enter_async_context(Agent(server, directory, str(identity)))
+            for identity in (CLIENT, *identities)
+        ]
+        await stack.enter_async_context(application(directory / "app.sock"))
+        configs = crowd_sidecars(directory, bootstraps)
+        envoys = [
+            await stack.enter_async_context(running(bootstrap.as_dict(), directory, name=name))
+            for name, bootstrap in configs.items()
+        ]
+        for envoy in envoys:
+            await envoy.live(30)
+        yield Crowd(server, agents, envoys, [each.listen for each in configs["client"].outbound])  # type: ignore[misc]
+
+
+def crowd_sidecars(directory: Path, identities: Mapping[str, SpiffeId]) -> dict[str, EnvoyBootstrap]:
+    """The configurations of all Envoys by name, one of which is `client`."""
+
+    def pipe(name: str) -> PipeAddress:
+        return PipeAddress(str(directory / f"{name}.sock"))
+
+    others = {name: identity for name, identity in identities.items() if name != "client"}
+    outbound = tuple(Outbound(pipe(f"to-{name}"), pipe(f"in-{name}"), identity) for name, identity in others.items())
+    return {
+        name: EnvoyBootstrap(
+            agent_socket=PipeAddress(str(directory / f"{identity.path.rpartition('/')[2]}-run" / "agent.sock")),
+            trust_domain=TrustDomain(TRUST_DOMAIN),
+            node_id=name,
+            admin=admin_pipe(directory, name),
+            delta=index % 2 == 1,
+            max_requests_per_connection=1,
+            inbound=Inbound(pipe(f"in-{name}"), pipe("app"), (CLIENT,)) if name in others else None,
+            outbound=() if name in others else outbound,
+        )
+        for index, (name, identity) in enumerate(identities.items())
+    }

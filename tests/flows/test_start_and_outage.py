@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from meshca.compile.envoy_addresses import PipeAddress
+from tests.application import application
 from tests.envoys import Envoy, running
-from tests.flows.meshes import CLIENT, SERVICE, application, config, mesh, sidecars
+from tests.flows.meshes import CLIENT, SERVICE, config, mesh, sidecars
 from tests.load import Load, get
 from tests.programs import Agent, Server
 
@@ -28,7 +29,7 @@ async def test_envoys_before_their_agents_and_agents_before_the_server(short_tmp
         server = await stack.enter_async_context(Server(short_tmp, config(60)))
         agents = [Agent(server, short_tmp, str(identity)) for identity in (CLIENT, SERVICE)]
         await asyncio.to_thread(server.stop)
-        await stack.enter_async_context(application(short_tmp))
+        await stack.enter_async_context(application(short_tmp / "app.sock"))
 
         envoys = [
             await stack.enter_async_context(running(bootstrap.as_dict(), short_tmp, name=name))
