@@ -132,12 +132,15 @@ class AuthorityControl:
         """One step on one authority; gives it as it was before.
 
         Raises NOT_FOUND and INVALID for an id that names none or several, CONFLICT where the step is illegal, or where
-        evidence is missing and the order is not forced; INVALID where it is forced without a reason.
+        evidence is missing and the order is not forced; CONFLICT where one is to be activated outside the time in which
+        it is valid, forced or not; INVALID where an order is forced without a reason.
         """
         if order.force and not order.reason.strip():
             raise invalid("--force needs --reason: it is recorded why evidence was passed over")
         reason, now, stored = _checked(order.reason), self._now(), self._keeper.refresh()
         authority = _find(stored.ring, order.authority_id)
+        if order.step is Step.ACTIVATE:
+            _check_valid(authority, now)
         obstacle = self._obstacle(order.step, authority, stored.ring)
         if obstacle is not None and not order.force:
             raise conflict(f"cannot {order.step.value} {authority.kind.value} {authority.id} yet: {obstacle}")
@@ -152,19 +155,29 @@ class AuthorityControl:
         """Why the laws forbid the step for now; None where they do not."""
         evidence, policy, is_root = self._known(ring), self._plan.policy, authority.kind is AuthorityKind.ROOT
         match step, authority.state:
-            case Step.ACTIVATE, AuthorityState.PREPARED if is_root:
+            case Step.ACTIVATE, AuthorityState.PREPARED | AuthorityState.OLD if is_root:
                 covered = is_covered(authority, ring, policy.root, evidence)
                 return None if covered else _who_lacks(authority, evidence)
             case Step.ACTIVATE, _ if not is_root and ring.find(authority.issuer_id) != ring.active(AuthorityKind.ROOT):
                 return "its root is not the active one"
             case Step.REVOKE, AuthorityState.TAINTED if is_root:
-                return None if is_forsaken(authority, ring, policy.root, evidence) else "certificates depend on it"
+                forsaken = is_forsaken(authority, ring, policy.root, evidence)
+                return None if forsaken else self._unheard(authority, evidence) or "certificates depend on it"
             case Step.PRUNE, AuthorityState.PREPARED if ring.rotation and ring.rotation.successor == authority.id:
                 return "it is the successor of the rotation under way: `meshca rotate abort` ends that"
             case Step.PRUNE, AuthorityState.OLD | AuthorityState.TAINTED:
-                return _what_depends(authority, ring, evidence)
+                return self._unheard(authority, evidence) or _what_depends(authority, ring, evidence)
             case _:
                 return None
+
+    def _unheard(self, authority: Authority, evidence: Evidence) -> str | None:
+        """Whether a door may still sign with it, or under it, since it has not heard that it must not."""
+        policy = self._plan.policy
+        tier = policy.root if authority.kind is AuthorityKind.ROOT else policy.issuer
+        if evidence.has_seen(authority.id, tier.propagation):
+            return None
+        seconds = tier.propagation.total_seconds()
+        return f"it is {authority.state.value} for less than the {seconds:.0f}s in which every server hears of that"
 
     def _change(
         self, stored: StoredRing, event: RingEvent, now: datetime, reason: str, *, forced: bool = False
@@ -204,11 +217,17 @@ def _who_lacks(root: Authority, evidence: Evidence) -> str:
 
 
 def _what_depends(authority: Authority, ring: AuthorityRing, evidence: Evidence) -> str | None:
-    ends = [evidence.signed_until.get(a.id) for a in (authority, *ring.under(authority.id))]
-    last = max((end for end in ends if end is not None), default=None)
     if evidence.at is None:
         return "nothing is known of what depends on it"
-    return None if last is None else f"certificates that it vouches for are valid until {last:%Y-%m-%dT%H:%M:%SZ}"
+    last = evidence.last_signed((authority.id, *(below.id for below in ring.under(authority.id))))
+    return None if last is None else f"certificates that it may vouch for are valid until {last:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _check_valid(authority: Authority, now: datetime) -> None:
+    """What signs outside its own time signs what nobody takes, so that no order goes past this."""
+    if not authority.not_before <= now < authority.not_after:
+        span = f"{authority.not_before:%Y-%m-%dT%H:%M:%SZ} to {authority.not_after:%Y-%m-%dT%H:%M:%SZ}"
+        raise conflict(f"cannot activate {authority.kind.value} {authority.id}: it is valid from {span} only")
 
 
 def _checked(reason: str) -> str:
