@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from meshca.proto.meshca.v1 import admin_pb2 as pb
 
 
+_LATE_CLIENTS = (
+    "those without a stream learn of a new root only with their next certificate, and none is signed until the new root"
+    " is used: it waits for them until theirs have ended"
+)
+
+
 def consequences(status: pb.GetStatusResponse, authority: pb.Authority, distrust_after: int) -> list[str]:
     """What would happen, a sentence a line. `distrust_after` is in seconds, 0 for never before nobody depends on it."""
     lines = [
@@ -20,7 +26,11 @@ def consequences(status: pb.GetStatusResponse, authority: pb.Authority, distrust
         f"  holders      {_holders(status, authority)}",
         f"  then         {_next(status, authority)}",
     ]
-    return [*lines, f"  distrust     {_distrust(distrust_after)}"] if authority.kind == "root" else lines
+    if authority.kind != "root":
+        return lines
+    if authority.state == "active":
+        lines.append(f"  clients      {_LATE_CLIENTS}")
+    return [*lines, f"  distrust     {_distrust(distrust_after)}"]
 
 
 def _signing(authority: pb.Authority) -> str:
@@ -42,9 +52,10 @@ def _holders(status: pb.GetStatusResponse, authority: pb.Authority) -> str:
     root = next((a for a in status.authorities if a.id == authority.issuer_id), authority)
     if authority.state == "prepared":
         return "none: it has signed nothing for them"
+    if authority.kind == "root" and root.state == "active":
+        return f"{'' if renewed == total else 'at least '}{renewed} of {total} use certificates from under it"
     count = renewed if root.state == "active" else total - renewed
-    exact = authority.kind == "root" and root.state == "active"
-    return f"{'' if exact else 'at most '}{count} of {total} have their newest certificate from under it"
+    return f"at most {count} of {total} use certificates from under it"
 
 
 def _next(status: pb.GetStatusResponse, authority: pb.Authority) -> str:
