@@ -138,8 +138,8 @@ def _expiries(ring: AuthorityRing, policy: RotationPolicy, now: datetime) -> lis
     for kind in (_ROOT, _ISSUER):
         active = ring.active(kind)
         if active is None:
-            severity, problem = Severity.CRITICAL, "nothing is signed: none is active, since the root was tainted"
-            found.append(Alarm(severity, kind.value, problem))
+            cause = "the next one is yet to be made" if ring.active(_ROOT) else "since the root was tainted"
+            found.append(Alarm(Severity.CRITICAL, kind.value, f"nothing is signed: none is active, {cause}"))
             continue
         left = active.not_after - now
         if left <= policy.issuer.max_leaf_ttl:
