@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from meshca.authority.actions import RotationPolicy
 from meshca.authority.evidence import Channel, Evidence
-from meshca.authority.ring import AuthorityKind, AuthorityRing, RenewalOrder
+from meshca.authority.ring import AuthorityKind, AuthorityRing, AuthorityState, RenewalOrder
 from meshca.authority.roots import soak_of
 
 # Pushed renewals take this share of what the servers can sign; the rest is for everybody else.
@@ -59,12 +59,16 @@ def renewal_window(streams: int, fleet: Fleet) -> timedelta:
 def renewal_order(
     ring: AuthorityRing, authority_id: str, streams: int, fleet: Fleet, now: datetime
 ) -> RenewalOrder | None:
-    """Whose certificates are to be replaced once that issuing CA signs: those of all under other roots. None for an
-    authority that is no issuing CA, and where there are no others."""
+    """Whose certificates are to be replaced once that issuing CA signs: those of all that are tainted or under other
+    roots. None for an authority that is no issuing CA, and where there are none of them."""
     activated = ring.find(authority_id)
     if activated is None or activated.kind is not AuthorityKind.ISSUER:
         return None
-    others = tuple(a.id for a in ring.of(AuthorityKind.ISSUER) if a.issuer_id != activated.issuer_id)
+    others = tuple(
+        a.id
+        for a in ring.of(AuthorityKind.ISSUER)
+        if a.issuer_id != activated.issuer_id or a.state is AuthorityState.TAINTED
+    )
     window = renewal_window(streams, fleet)
     return RenewalOrder(others, now, int(window.total_seconds())) if others else None
 

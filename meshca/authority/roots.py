@@ -58,7 +58,7 @@ def _advance(ring: AuthorityRing, policy: RootPolicy, now: datetime, evidence: E
     if successor is None:
         return (PrepareRoot(),)
     if successor.state is AuthorityState.PREPARED:
-        return (Activate(successor.id),) if _may_activate(successor, ring, policy, now, evidence) else ()
+        return _activation(successor, ring, policy, now, evidence)
     others = ring.of(_ROOT, AuthorityState.OLD, AuthorityState.TAINTED)
     return () if others else (FinishRotation(),)
 
@@ -73,12 +73,16 @@ def _reason_to_begin(ring: AuthorityRing, policy: RootPolicy, now: datetime) -> 
     return None
 
 
-def _may_activate(
+def _activation(
     successor: Authority, ring: AuthorityRing, policy: RootPolicy, now: datetime, evidence: Evidence
-) -> bool:
+) -> tuple[Action, ...]:
     if successor.not_before > now or successor.not_after <= now:
-        return False
-    return is_covered(successor, ring, policy, evidence) or _is_forced(ring, policy, evidence.at or now)
+        return ()
+    if is_covered(successor, ring, policy, evidence):
+        return (Activate(successor.id),)
+    if _is_forced(ring, policy, evidence.at or now):
+        return (Activate(successor.id, "force_at_expiry: the active root ends before a leaf of full length would"),)
+    return ()
 
 
 def _is_forced(ring: AuthorityRing, policy: RootPolicy, now: datetime) -> bool:

@@ -109,8 +109,11 @@ class AuthorityControl:
 
     def abort(self, reason: str) -> None:
         """Goes back to the root from before. Raises CONFLICT where that is no longer possible."""
-        now = self._now()
-        self._change(self._keeper.refresh(), RotationAborted(now), now, _checked(reason))
+        now, stored = self._now(), self._keeper.refresh()
+        successor = stored.ring.successor
+        changed = self._change(stored, RotationAborted(now), now, _checked(reason))
+        if successor is not None and changed.ring.find(successor.id) is None:
+            self._keeper.forget_key(stored.ring, successor.id)
 
     def prepare(self, kind: AuthorityKind, reason: str) -> Authority:
         """Makes a root, or an issuing CA under the active root, which waits to be activated."""
@@ -151,7 +154,9 @@ class AuthorityControl:
             self._keeper.forget_key(stored.ring, authority.id)
         return authority
 
-    def _obstacle(self, step: Step, authority: Authority, ring: AuthorityRing) -> str | None:
+    def _obstacle(  # noqa: PLR0911  # one line for each rule
+        self, step: Step, authority: Authority, ring: AuthorityRing
+    ) -> str | None:
         """Why the laws forbid the step for now; None where they do not."""
         evidence, policy, is_root = self._known(ring), self._plan.policy, authority.kind is AuthorityKind.ROOT
         match step, authority.state:
@@ -160,7 +165,9 @@ class AuthorityControl:
                 return None if covered else _who_lacks(authority, evidence)
             case Step.ACTIVATE, _ if not is_root and ring.find(authority.issuer_id) != ring.active(AuthorityKind.ROOT):
                 return "its root is not the active one"
-            case Step.REVOKE, AuthorityState.TAINTED if is_root:
+            case Step.REVOKE, _ if not is_root:
+                return "only roots are trusted by themselves: taint the root above it to have what it signed refused"
+            case Step.REVOKE, AuthorityState.TAINTED:
                 forsaken = is_forsaken(authority, ring, policy.root, evidence)
                 return None if forsaken else self._unheard(authority, evidence) or "certificates depend on it"
             case Step.PRUNE, AuthorityState.PREPARED if ring.rotation and ring.rotation.successor == authority.id:
@@ -181,11 +188,12 @@ class AuthorityControl:
 
     def _change(
         self, stored: StoredRing, event: RingEvent, now: datetime, reason: str, *, forced: bool = False
-    ) -> None:
+    ) -> StoredRing:
         entry = entry_for(event, stored.ring, at=now, actor=OPERATOR, reason=reason, forced=forced)
-        self._keeper.change(stored, (event,), entry)
+        changed = self._keeper.change(stored, (event,), entry)
         log = _log.warning if forced else _log.info
         log("authority_order", step=entry.step, authority=entry.authority_id, reason=reason, forced=forced)
+        return changed
 
     def _known(self, ring: AuthorityRing) -> Evidence:
         return replace(self._evidence(sequences_in_question(ring)), seen=self._keeper.seen())

@@ -125,11 +125,13 @@ class Rotation:
     def _carry_out(self, action: Action, stored: StoredRing) -> None:
         now = self._clock.now().replace(microsecond=0)
         event = self._event(action, stored.ring, now)
-        entry = entry_for(event, stored.ring, at=now, actor=SCHEDULE, reason=_reason(action))
+        reason, forced = _reason(action), isinstance(action, Activate) and bool(action.forced)
+        entry = entry_for(event, stored.ring, at=now, actor=SCHEDULE, reason=reason, forced=forced)
         self._save(stored, event, entry)
         if isinstance(action, Prune | Revoke):
             self._keeper.forget_key(stored.ring, action.authority_id)
-        _log.info("authority_step", step=entry.step, authority=entry.authority_id)
+        log = _log.warning if forced else _log.info
+        log("authority_step", step=entry.step, authority=entry.authority_id, reason=reason, forced=forced)
 
     def _save(self, stored: StoredRing, event: RingEvent, entry: JournalEntry) -> None:
         try:
@@ -168,7 +170,11 @@ def _is_in_motion(ring: AuthorityRing) -> bool:
 
 
 def _reason(action: Action) -> str:
-    return action.reason if isinstance(action, BeginRotation) else ""
+    match action:
+        case BeginRotation(reason) | Activate(_, reason):
+            return reason
+        case _:
+            return ""
 
 
 def _raise_first(failed: dict[Action, MeshcaError]) -> None:

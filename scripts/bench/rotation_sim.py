@@ -200,6 +200,7 @@ class Simulation:
         self._facts: list[Fact] = []
         self._book = EvidenceBook()
         self._evidence = Evidence()
+        self._states: dict[tuple[str, AuthorityState], float] = {}
         self.ring = self._founded()
         self._doors = [self.ring] * scenario.doors
         self._roots = {self.ring.sequence: _trusted(self.ring)}  # by bundle
@@ -273,7 +274,13 @@ class Simulation:
             long_ago = _wall(self.now - LONGEST)
             coverage = {n: replace(c, complete_since=long_ago) for n, c in evidence.coverage.items()}
             evidence = replace(evidence, coverage=coverage)
-        self._evidence = evidence
+        self._evidence = replace(evidence, seen=self._seen())
+
+    def _seen(self) -> dict[str, timedelta]:
+        """For how long each authority has been seen in the state that it is in."""
+        states = {(a.id, a.state) for a in self.ring.authorities}
+        self._states = {state: self._states.get(state, self.now) for state in states}
+        return {name: timedelta(seconds=self.now - since) for (name, _), since in self._states.items()}
 
     def _event(self, action: Action) -> RingEvent:
         now = _wall(int(self.now))
@@ -339,6 +346,9 @@ class Simulation:
             self._use(workload, sequence)
         if known <= self.now:
             self._check()
+        if workload.stream and at == self.now:
+            proxies = self._dice.expovariate(1 / self.scenario.acknowledge)
+            self._at(self.now + proxies, self._shown, (workload, serial))
         self._plan_renewal(workload)
 
     # workloads
@@ -405,6 +415,12 @@ class Simulation:
         self._use(workload, sequence)
         now, until = _wall(self.now), _wall(workload.ends)
         self._facts.append(BundleFact(workload.serial, workload.name, sequence, Channel.STREAM, until, now))
+
+    def _shown(self, told: tuple[Workload, str]) -> None:
+        """Its proxies have taken the new certificate: it comes back with that, and says so by what it holds."""
+        workload, serial = told
+        if serial == workload.serial:
+            self._acknowledge((workload, workload.sequence))
 
     # the truth
 

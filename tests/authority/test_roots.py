@@ -237,12 +237,13 @@ def test_the_soak_that_is_asked_for() -> None:
 
 
 LAGGING = known(99, complete={2: None})
+BY_FORCE = (Activate("root2", "force_at_expiry: the active root ends before a leaf of full length would"),)
 
 FORCED = {
     "never, unless it was decided beforehand": Case(WAITING, 99, (), LAGGING, POLICY),
     "not while leaves can have their full length": Case(WAITING, 99 - S, (), replace(LAGGING, at=at(99 - S)), FORCING),
-    "when the active root could sign no leaf of full length": Case(WAITING, 99, USE, LAGGING, FORCING),
-    "also where nothing is known": Case(WAITING, 99, USE, Evidence(), FORCING),
+    "when the active root could sign no leaf of full length": Case(WAITING, 99, BY_FORCE, LAGGING, FORCING),
+    "also where nothing is known": Case(WAITING, 99, BY_FORCE, Evidence(), FORCING),
     "not by a clock that leapt": Case(WAITING, 99, (), known(85, complete={2: None}), FORCING),
     "not where no root is active": Case(WITHOUT_ACTIVE, 99, (), LAGGING, FORCING),
     "not one that is not valid yet": Case(ring(FIRST, root(2, PREPARED, born=99 + H), to=2), 99, (), LAGGING, FORCING),
