@@ -17,6 +17,7 @@ from meshca.authority.journal import JournalEntry
 from meshca.authority.ring import AuthorityRing
 from meshca.pki.keys import KeyAlgorithm
 from meshca.pki.records import CertificateRecord, LedgerPage, LedgerQuery
+from meshca.spiffe.bans import Ban, BanKind, BanList
 from meshca.spiffe.peers import Caller, Peer
 from meshca.tokens.join import JoinToken
 from meshca.tokens.jwks import JwksDocument
@@ -171,6 +172,27 @@ class AuthorityStore(Protocol):
 
     def journal(self, limit: int) -> tuple[JournalEntry, ...]:
         """The latest `limit` entries of the journal, newest first. Raises UNAVAILABLE."""
+        ...
+
+
+class RevocationStore(Protocol):
+    """Keeps the bans: rows that are added and, once, marked as lifted; nothing is ever removed."""
+
+    def add(self, ban: Ban) -> None:
+        """Stores a ban durably. Raises CONFLICT where one of the same subject stands, UNAVAILABLE."""
+        ...
+
+    def lift(self, kind: BanKind, subject: str, at: datetime) -> Ban:
+        """The ban of that subject, lifted durably. Raises NOT_FOUND where none stands, UNAVAILABLE."""
+        ...
+
+    def standing(self, known: BanList) -> BanList:
+        """The bans that stand, oldest first: `known` itself where nothing changed since. Raises UNAVAILABLE, and
+        INTERNAL where one cannot be read."""
+        ...
+
+    def history(self, limit: int) -> tuple[Ban, ...]:
+        """The latest `limit` bans, newest first, lifted ones too. Raises INVALID for a bad limit, UNAVAILABLE."""
         ...
 
 

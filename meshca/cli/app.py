@@ -38,6 +38,7 @@ NOUNS = (
     "token",
     "bundle",
     "ledger",
+    "revocations",
     "envoy_bootstrap",
     "demo",
 )

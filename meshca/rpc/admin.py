@@ -16,10 +16,11 @@ from meshca.pki.records import LedgerQuery
 from meshca.ports import CertificateLedger
 from meshca.proto.meshca.v1 import admin_pb2 as pb
 from meshca.proto.meshca.v1 import admin_pb2_grpc
-from meshca.rpc.admin_messages import authority_message, plan_message, record_message, status_message
+from meshca.rpc.admin_messages import authority_message, ban_message, plan_message, record_message, status_message
 from meshca.rpc.status import CODES
 from meshca.services.control import AuthorityControl, Order
 from meshca.services.enrolment import Enrolment
+from meshca.services.revocation import Revocations
 from meshca.services.signing import Signing
 
 _log = structlog.get_logger("meshca.admin")
@@ -32,8 +33,14 @@ class AdminDoor(admin_pb2_grpc.AdminServiceServicer):
     """Answers `meshca.v1.AdminService`. Whoever can open the socket is the operator."""
 
     def __init__(
-        self, signing: Signing, ledger: CertificateLedger, enrolment: Enrolment, control: AuthorityControl
+        self,
+        signing: Signing,
+        ledger: CertificateLedger,
+        enrolment: Enrolment,
+        control: AuthorityControl,
+        revocations: Revocations,
     ) -> None:
+        self._revocations = revocations
         self._control = control
         self._signing = signing
         self._ledger = ledger
@@ -113,6 +120,25 @@ class AdminDoor(admin_pb2_grpc.AdminServiceServicer):
         """One step on one authority."""
         authority = _answer(context, lambda: self._control.carry_out(_order(request)))
         return pb.StepAuthorityResponse(authority=authority_message(authority))
+
+    def Revoke(self, request: pb.RevokeRequest, context: grpc.ServicerContext) -> pb.RevokeResponse:  # noqa: N802
+        """Cuts off an identity or a certificate."""
+        revoke = self._revocations.revoke
+        ban = _answer(context, lambda: revoke(request.spiffe_id, request.serial, request.reason))
+        return pb.RevokeResponse(ban=ban_message(ban))
+
+    def Unban(self, request: pb.UnbanRequest, context: grpc.ServicerContext) -> pb.UnbanResponse:  # noqa: N802
+        """Takes that back."""
+        ban = _answer(context, lambda: self._revocations.unban(request.spiffe_id, request.serial))
+        return pb.UnbanResponse(ban=ban_message(ban))
+
+    def ListRevocations(  # noqa: N802
+        self, request: pb.ListRevocationsRequest, context: grpc.ServicerContext
+    ) -> pb.ListRevocationsResponse:
+        """What is cut off, or was."""
+        listing = self._revocations.listing
+        bans = _answer(context, lambda: listing(request.limit or 100, lifted=request.lifted))
+        return pb.ListRevocationsResponse(bans=[ban_message(ban) for ban in bans])
 
 
 def _answer(context: grpc.ServicerContext, call: Callable[[], _T]) -> _T:

@@ -12,6 +12,7 @@ from meshca.authority.ring import Authority, AuthorityRing
 from meshca.pki.records import CertificateRecord
 from meshca.proto.meshca.v1 import admin_pb2 as pb
 from meshca.services.control import Standing
+from meshca.spiffe.bans import Ban
 
 
 def record_message(record: CertificateRecord) -> pb.CertificateRecord:
@@ -46,6 +47,21 @@ def authority_message(authority: Authority) -> pb.Authority:
         since=_seconds(authority.since),
         distrust_at=_seconds(authority.distrust_at),
         certificate=authority.certificate,
+    )
+
+
+def ban_message(ban: Ban) -> pb.Ban:
+    """A ban."""
+    return pb.Ban(
+        kind=ban.kind.value,
+        subject=ban.subject,
+        spiffe_id=ban.spiffe_id,
+        reason=ban.reason,
+        actor=ban.actor,
+        at=_seconds(ban.at),
+        lifted_at=_seconds(ban.lifted_at),
+        issuer_id=ban.issuer_id,
+        until=_seconds(ban.until),
     )
 
 

@@ -20,7 +20,7 @@ from meshca.rpc.calls import Refusal
 from meshca.rpc.limits import PeerLimiter
 from meshca.rpc.status import CODES, code_number, retry_metadata
 from meshca.services.authentication import Authentication
-from meshca.services.issuance import Issuance, IssuedChain, SigningRequest
+from meshca.services.issuance import REVOKED, Issuance, IssuedChain, SigningRequest
 from meshca.spiffe.peers import Caller, Peer
 
 _log = structlog.get_logger("meshca.door")
@@ -31,6 +31,7 @@ MAX_BATCH = 100
 
 # What a caller is told, whatever the reason was: the words that Istio's own CA uses.
 _OPAQUE = "request authenticate failure"
+_OPAQUE_REVOCATION = "the request is denied"
 _OPAQUE_IMPERSONATION = "request impersonation authentication failure"
 
 Q = TypeVar("Q")
@@ -243,6 +244,8 @@ def _outward(error: MeshcaError) -> str:
         ready = error.reason != "CA_NOT_READY"
         cause = "the certificate cannot be recorded right now" if ready else "the CA is not ready"
         return f"{cause}; nothing was issued"
+    if error.reason == REVOKED:
+        return _OPAQUE_REVOCATION  # who is cut off need not learn by what
     return error.message
 
 

@@ -44,14 +44,14 @@ class DiscoveryDoor:
         self._read_peer = read_peer
 
     async def open(self, context: Context, mode: StreamMode, *, aggregated: bool) -> ServedStream:
-        """See `StreamSource`. Raises UNAUTHENTICATED and UNAVAILABLE with opaque words, EXHAUSTED for one who opens too
-        many streams or too fast."""
+        """See `StreamSource`. Raises UNAUTHENTICATED, DENIED and UNAVAILABLE with opaque words, EXHAUSTED for one who
+        opens too many streams or too fast."""
         caller = await self._admit(context)
         return self._distribution.open(mode, caller, aggregated=aggregated)
 
     async def fetchable(self, context: Context) -> Snapshot:
         """See `StreamSource`. Raises as `open` does."""
-        await self._admit(context)
+        self._distribution.check(await self._admit(context))
         return self._distribution.fetchable()
 
     async def _admit(self, context: Context) -> Caller:

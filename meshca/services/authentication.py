@@ -18,6 +18,7 @@ import structlog
 
 from meshca.errors import ErrorKind, MeshcaError, detached, invalid, unauthenticated, unavailable
 from meshca.ports import Authenticator, Clock, JoinTokenStore, JwksSource
+from meshca.spiffe.bans import NO_BANS, BanList
 from meshca.spiffe.bundles import TrustBundle
 from meshca.spiffe.ids import TrustDomain
 from meshca.spiffe.peers import AuthenticationMethod, Caller, Peer
@@ -66,13 +67,19 @@ class Authentication:
 class SvidAuthenticator:
     """The certificate of the mTLS handshake, by SPIFFE's rules; only of our own trust domain (a renewal).
 
-    `bundles` gives the bundles as they are now. Verified chains are remembered, since a verification costs hundreds of
-    µs and an agent sends the same chain with each call.
+    `bundles` and `bans` give the bundles and the bans as they are now. Verified chains are remembered, since a
+    verification costs hundreds of µs and an agent sends the same chain with each call.
     """
 
-    def __init__(self, bundles: Callable[[], Mapping[TrustDomain, TrustBundle]], trust_domain: TrustDomain) -> None:
+    def __init__(
+        self,
+        bundles: Callable[[], Mapping[TrustDomain, TrustBundle]],
+        trust_domain: TrustDomain,
+        bans: Callable[[], BanList] = lambda: NO_BANS,
+    ) -> None:
         self._bundles = bundles
         self._trust_domain = trust_domain
+        self._bans = bans
         self._verified = _VerifiedSvids(MAX_CACHED_SVIDS)
 
     def authenticate(self, peer: Peer, now: datetime) -> Caller | None:
@@ -88,6 +95,8 @@ class SvidAuthenticator:
         if known is None or not known.valid_at(now):
             known = self._verify(chain, bundles, now)
             self._verified.put(key, known)
+        if self._bans().has_serial(known.caller.serial):
+            raise unauthenticated(f"certificate: {known.caller.id} is revoked by its serial {known.caller.serial}")
         return known.caller
 
     def _verify(

@@ -105,19 +105,21 @@ class AuthorityControl:
     def begin(self, reason: str) -> None:
         """Begins a rotation of the root. Raises CONFLICT where one is under way."""
         now = self._now()
-        self._change(self._keeper.refresh(), RotationBegun(RootRotation(OPERATOR, _checked(reason), now)), now, reason)
+        self._change(
+            self._keeper.refresh(), RotationBegun(RootRotation(OPERATOR, checked_reason(reason), now)), now, reason
+        )
 
     def abort(self, reason: str) -> None:
         """Goes back to the root from before. Raises CONFLICT where that is no longer possible."""
         now, stored = self._now(), self._keeper.refresh()
         successor = stored.ring.successor
-        changed = self._change(stored, RotationAborted(now), now, _checked(reason))
+        changed = self._change(stored, RotationAborted(now), now, checked_reason(reason))
         if successor is not None and changed.ring.find(successor.id) is None:
             self._keeper.forget_key(stored.ring, successor.id)
 
     def prepare(self, kind: AuthorityKind, reason: str) -> Authority:
         """Makes a root, or an issuing CA under the active root, which waits to be activated."""
-        reason, now, stored = _checked(reason), self._now(), self._keeper.refresh()
+        reason, now, stored = checked_reason(reason), self._now(), self._keeper.refresh()
         plan = self._plan
         if kind is AuthorityKind.ROOT:
             made = self._maker.make_root(stored.ring.trust_domain, plan.root_algorithm, plan.policy.root.ttl)
@@ -140,7 +142,7 @@ class AuthorityControl:
         """
         if order.force and not order.reason.strip():
             raise invalid("--force needs --reason: it is recorded why evidence was passed over")
-        reason, now, stored = _checked(order.reason), self._now(), self._keeper.refresh()
+        reason, now, stored = checked_reason(order.reason), self._now(), self._keeper.refresh()
         authority = _find(stored.ring, order.authority_id)
         if order.step is Step.ACTIVATE:
             _check_valid(authority, now)
@@ -238,7 +240,8 @@ def _check_valid(authority: Authority, now: datetime) -> None:
         raise conflict(f"cannot activate {authority.kind.value} {authority.id}: it is valid from {span} only")
 
 
-def _checked(reason: str) -> str:
+def checked_reason(reason: str) -> str:
+    """An operator's reason, on one line. Raises INVALID where it is too long, or no text."""
     text = " ".join(reason.split())
     if len(text) > MAX_REASON or not text.isprintable():
         raise invalid(f"reason: at most {MAX_REASON} printable characters are recorded")

@@ -24,10 +24,11 @@ import structlog
 
 from meshca.authority.evidence import BundleFact, Channel
 from meshca.compile.bundles import BUNDLE_TYPE, NO_RENEWAL, RENEWAL_TYPE, RenewalWindow, trust_names, trust_snapshot
-from meshca.errors import MeshcaError, exhausted, unauthenticated, unavailable
+from meshca.errors import MeshcaError, denied, exhausted, unauthenticated, unavailable
 from meshca.ports import Clock
 from meshca.services.acknowledgements import AcknowledgementQueue
 from meshca.services.streams import DiscoveryStream, new_nonces
+from meshca.spiffe.bans import NO_BANS, BanList
 from meshca.spiffe.bundles import TrustBundle
 from meshca.spiffe.ids import SpiffeId, TrustDomain
 from meshca.spiffe.peers import Caller
@@ -106,9 +107,12 @@ class Distribution:
         bundle: TrustBundle,
         renewal: RenewalWindow = NO_RENEWAL,
         federated: Mapping[TrustDomain, TrustBundle] | None = None,
+        bans: BanList = NO_BANS,
     ) -> None:
-        """Serves these from now on, to every open stream at once. From any thread. Raises as `trust_snapshot` does."""
-        self._offered = _Publication(bundle.trust_domain, bundle.sequence, trust_snapshot(bundle, federated, renewal))
+        """Serves these from now on, to every open stream at once but for those of callers in `bans`, which end. From
+        any thread. Raises as `trust_snapshot` does."""
+        snapshot = trust_snapshot(bundle, federated, renewal)
+        self._offered = _Publication(bundle.trust_domain, bundle.sequence, snapshot, bans)
         loop = self._loop
         if loop is not None:
             loop.call_soon_threadsafe(self._take)
@@ -128,10 +132,12 @@ class Distribution:
     def open(self, mode: StreamMode, caller: Caller, *, aggregated: bool) -> TrustStream:
         """A new stream; an aggregated one (ADS) serves all types, another one Secrets. `close` it at its end.
 
-        Raises EXHAUSTED where there are too many, of that caller or in all, UNAVAILABLE while the server stops.
+        Raises EXHAUSTED where there are too many, of that caller or in all, DENIED for one that is banned, UNAVAILABLE
+        while the server stops.
         """
         if self._closing:
             raise unavailable("this server is stopping")
+        self.check(caller)
         if len(self._streams) >= self._limits.total:
             raise exhausted(f"{len(self._streams)} streams are open: no more are taken")
         if self._of_identity[caller.id] >= self._limits.per_identity:
@@ -146,6 +152,11 @@ class Distribution:
         if self._current is None:
             raise unavailable("there is no trust bundle to serve yet: try again", retry_after=1.0)
         return self._current.snapshot
+
+    def check(self, caller: Caller) -> None:
+        """Raises DENIED, in words that tell nothing, where the caller is to be served nothing."""
+        if self._current is not None and self._current.bans.concerns(caller):
+            raise denied("the request is denied")
 
     def close(self) -> None:
         """Takes no more streams and ends those that are open."""
@@ -206,8 +217,16 @@ class Distribution:
             return
         self._current = offered
         self._sequences.learn(offered)
+        self._end_banned(offered.bans)
         self._published.set()
         self._news.set()
+
+    def _end_banned(self, bans: BanList) -> None:
+        """Before the others are woken: nobody who is banned gets what is new."""
+        if bans.bans:
+            for stream in [stream for stream in self._streams if bans.concerns(stream.caller)]:
+                _log.warning("banned_stream_ended", caller=str(stream.caller.id), serial=stream.caller.serial)
+                stream.end(denied("the request is denied"))
 
     async def _fan_out(self) -> None:
         """Wakes all streams at each publication, with room for others in between: ten thousand take a while."""
@@ -337,9 +356,10 @@ class _Holder:
 
 
 class _Publication:
-    """What is served, and the sequence of our bundle in it."""
+    """What is served, the sequence of our bundle in it, and who is served nothing."""
 
-    def __init__(self, trust_domain: TrustDomain, sequence: int, snapshot: Snapshot) -> None:
+    def __init__(self, trust_domain: TrustDomain, sequence: int, snapshot: Snapshot, bans: BanList) -> None:
+        self.bans = bans
         self.sequence = sequence
         self.snapshot = snapshot
         self.trust_names = trust_names(trust_domain)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
-from meshca.errors import MeshcaError, denied, detached
+from meshca.errors import ErrorKind, MeshcaError, denied, detached
 from meshca.pki.certificates import CertificateKind, IssuedCertificate, PreparedCertificate
 from meshca.pki.csr import CertificateRequest, parse_csr
 from meshca.pki.keys import fingerprint
@@ -27,11 +27,13 @@ from meshca.pki.sign import sign
 from meshca.ports import CertificateLedger, Clock, JoinTokenStore
 from meshca.services.enrolment import check_assignable
 from meshca.services.signing import Signing, SigningState
+from meshca.spiffe.bans import BanList
 from meshca.spiffe.bundles import TrustBundle
 from meshca.spiffe.ids import parse_workload_id
 from meshca.spiffe.peers import Caller
 
 _AT_ONCE = 8  # of a batch: a few milliseconds
+REVOKED = "REVOKED"
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -94,7 +96,8 @@ class Issuance:
     async def issue(self, caller: Caller, request: SigningRequest) -> IssuedChain:
         """One certificate.
 
-        Raises INVALID (reasons `CSR_ERROR`, `TTL_ERROR`), DENIED, UNAUTHENTICATED (somebody else spent the caller's
+        Raises INVALID (reasons `CSR_ERROR`, `TTL_ERROR`), DENIED (reason `REVOKED`: for an operator
+        banned the caller), UNAUTHENTICATED (somebody else spent the caller's
         join token meanwhile), INTERNAL (`CA_NOT_READY`, `CERT_GEN_ERROR`),
         UNAVAILABLE where the ledger cannot be written or the authorities cannot be read (nothing was signed).
         """
@@ -135,6 +138,7 @@ class Issuance:
             return detached(error)
 
     def _draft(self, caller: Caller, request: SigningRequest, state: SigningState, now: datetime) -> _Draft:
+        _check_not_banned(caller, state.bans)
         ttl = choose_ttl(request.ttl_seconds, self._profile)
         check_assignable(caller.id, state.bundle.trust_domain)
         _check_entitled(caller, request.spiffe_id)
@@ -177,6 +181,12 @@ async def _in_turns(step: Callable[[Q], A], items: Sequence[Q]) -> list[A]:
         if len(results) % _AT_ONCE == 0:
             await asyncio.sleep(0)
     return results
+
+
+def _check_not_banned(caller: Caller, bans: BanList) -> None:
+    if bans.concerns(caller):
+        by = f"by its certificate {caller.serial}" if bans.has_serial(caller.serial) else "by its identity"
+        raise MeshcaError(ErrorKind.DENIED, f"{caller.id} is revoked, {by}", reason=REVOKED)
 
 
 def _check_entitled(caller: Caller, wanted: str) -> None:

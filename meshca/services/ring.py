@@ -1,4 +1,4 @@
-"""The ring as it is stored, and the signing state that follows it."""
+"""The ring and the bans as they are stored, and the signing state that follows them."""
 
 from __future__ import annotations
 
@@ -9,40 +9,49 @@ from datetime import datetime, timedelta
 
 from meshca.authority.journal import JournalEntry
 from meshca.authority.ring import AuthorityKind, AuthorityRing, AuthorityState, RingEvent, apply_all
-from meshca.ports import AuthorityStore, KeyManager, StoredRing
+from meshca.ports import AuthorityStore, KeyManager, RevocationStore, StoredRing
 from meshca.services.signing import Signing, open_state
+from meshca.spiffe.bans import NO_BANS
 
 
 class RingKeeper:
-    """Reads and changes the ring; whatever it reads or saves is what doors sign with from then on.
+    """Reads the ring and the bans, and changes the ring; whatever it reads or saves is what doors go by from then on.
 
     `monotonic` gives seconds that never go back. May be used on any thread.
     """
 
     def __init__(
-        self, store: AuthorityStore, keys: KeyManager, signing: Signing, monotonic: Callable[[], float]
+        self,
+        store: AuthorityStore,
+        revocations: RevocationStore,
+        keys: KeyManager,
+        signing: Signing,
+        monotonic: Callable[[], float],
     ) -> None:
         self._store = store
+        self._revocations = revocations
         self._keys = keys
         self._signing = signing
         self._monotonic = monotonic
         self._revision = 0
         self._states: dict[tuple[str, AuthorityState, datetime | None], float] = {}
+        self._bans = NO_BANS
         # what is read or saved is published before anything else is read or saved: nothing older comes after it
         self._publishing = threading.Lock()
 
     def refresh(self) -> StoredRing:
-        """Reads the stored ring and publishes it if it is news, confirms what is published otherwise.
+        """Reads the stored ring and the bans and publishes them if they are news, confirms what is published otherwise.
 
         Raises INTERNAL where the stored state cannot be used, UNAVAILABLE where the store is out: unconfirmed, what
         was published is soon signed with no more.
         """
         with self._publishing:
             moment = self._signing.moment()
-            stored = self._store.load()
-            if stored.revision == self._revision:
+            bans, stored = self._revocations.standing(self._bans), self._store.load()
+            if stored.revision == self._revision and bans is self._bans:
                 self._signing.confirm(moment)
             else:
+                self._bans = bans
                 self._publish(stored, moment)
         return stored
 
@@ -80,7 +89,7 @@ class RingKeeper:
             self._keys.delete(authority.key_id)
 
     def _publish(self, stored: StoredRing, moment: float) -> None:
-        self._signing.publish(open_state(stored.ring, self._keys), moment)
+        self._signing.publish(open_state(stored.ring, self._keys, self._bans), moment)
         now = self._monotonic()
         states = ((a.id, a.state, a.since) for a in stored.ring.authorities)  # it may have left a state and come back
         self._states = {state: self._states.get(state, now) for state in states}

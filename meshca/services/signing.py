@@ -10,6 +10,7 @@ from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, Autho
 from meshca.errors import internal, unavailable
 from meshca.pki.certificates import Issuer
 from meshca.ports import KeyManager, Signer
+from meshca.spiffe.bans import NO_BANS, BanList
 from meshca.spiffe.bundles import TrustBundle
 
 CONFIRMED_FOR = timedelta(seconds=10)
@@ -18,7 +19,7 @@ _RETRY_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SigningState:
-    """The ring, its trust bundle, and the issuing CA with its key. Consistent in itself.
+    """The ring, its trust bundle, the issuing CA with its key, and who is to get nothing. Consistent in itself.
 
     `issuing` is None where nothing may be issued: the active root is tainted and its successor not trusted yet, or the
     next issuing CA is yet to be made. `own` is what signs the server's own certificate: without one nobody could come
@@ -29,6 +30,7 @@ class SigningState:
     bundle: TrustBundle
     issuing: tuple[Issuer, Signer] | None
     own: tuple[Issuer, Signer] | None
+    bans: BanList = NO_BANS
 
     @property
     def issuer(self) -> Issuer:
@@ -133,8 +135,8 @@ class Signing:
         return f"the authorities in the store could not be read for {age:.0f}s: nothing is signed until they can"
 
 
-def open_state(ring: AuthorityRing, keys: KeyManager) -> SigningState:
-    """The signing state of a stored ring.
+def open_state(ring: AuthorityRing, keys: KeyManager, bans: BanList = NO_BANS) -> SigningState:
+    """The signing state of a stored ring and the bans that stand.
 
     Where no issuing CA is active, nothing is signed for now: rotation makes one. Raises INTERNAL where a key does not
     belong to its certificate, and whatever the key manager raises where a key is missing or cannot be opened: a server
@@ -143,9 +145,9 @@ def open_state(ring: AuthorityRing, keys: KeyManager) -> SigningState:
     active = ring.active(AuthorityKind.ISSUER)
     if active is not None:
         issuing = _opened(active, keys)
-        return SigningState(ring, ring.bundle(), issuing, issuing)
+        return SigningState(ring, ring.bundle(), issuing, issuing, bans)
     tainted = ring.of(AuthorityKind.ISSUER, AuthorityState.TAINTED)
-    return SigningState(ring, ring.bundle(), None, _opened(tainted[-1], keys) if tainted else None)
+    return SigningState(ring, ring.bundle(), None, _opened(tainted[-1], keys) if tainted else None, bans)
 
 
 def _opened(authority: Authority, keys: KeyManager) -> tuple[Issuer, Signer]:

@@ -9,9 +9,10 @@ from meshca.authority.evidence import BundleFact, Channel
 from meshca.authority.journal import JournalEntry
 from meshca.errors import MeshcaError, internal
 from meshca.pki.records import CertificateRecord
+from meshca.spiffe.bans import Ban, BanKind
 from meshca.spiffe.ids import SpiffeId
 from meshca.stores.database import Row
-from meshca.stores.tables import BundleFactRow, CertificateRow, JoinTokenRow, JournalEntryRow
+from meshca.stores.tables import BanRow, BundleFactRow, CertificateRow, JoinTokenRow, JournalEntryRow
 from meshca.tokens.join import JoinToken
 
 
@@ -131,6 +132,43 @@ def journal_entry(row: JournalEntryRow) -> JournalEntry:
         )
     except (ValueError, TypeError, OverflowError, OSError) as error:
         raise internal(f"journal line {row.id} cannot be read: {error}; restore it from a backup") from error
+
+
+def ban_values(ban: Ban) -> Row:
+    """A new ban. Raises INTERNAL for a time that is not in whole seconds."""
+    values = {
+        "kind": ban.kind.value,
+        "subject": ban.subject,
+        "spiffe_id": ban.spiffe_id,
+        "reason": ban.reason,
+        "actor": ban.actor,
+        "at": to_seconds(ban.at, "at"),
+        "issuer_id": ban.issuer_id,
+        "until": None if ban.until is None else to_seconds(ban.until, "until"),
+        "lifted_at": None if ban.lifted_at is None else to_seconds(ban.lifted_at, "lifted_at"),
+    }
+    return Row(BanRow, values)
+
+
+def ban(row: BanRow) -> Ban:
+    """The ban of a row. Raises INTERNAL where the row cannot be read: a ban is never passed over."""
+    try:
+        SpiffeId.parse(row.spiffe_id)
+        if row.kind == BanKind.IDENTITY.value and row.subject != row.spiffe_id:
+            raise ValueError("its subject is not its identity")
+        return Ban(
+            kind=BanKind(row.kind),
+            subject=row.subject,
+            spiffe_id=row.spiffe_id,
+            reason=row.reason,
+            actor=row.actor,
+            at=from_seconds(row.at),
+            issuer_id=row.issuer_id,
+            until=None if row.until is None else from_seconds(row.until),
+            lifted_at=None if row.lifted_at is None else from_seconds(row.lifted_at),
+        )
+    except (MeshcaError, ValueError, TypeError, AttributeError, OverflowError, OSError) as error:
+        raise internal(f"ban {row.id} cannot be read: {error}; restore it from a backup") from error
 
 
 def join_token_row(token: JoinToken) -> JoinTokenRow:

@@ -14,7 +14,10 @@ from meshca.authority.ring import AuthorityRing
 from meshca.errors import conflict, not_found, unauthenticated
 from meshca.pki.records import CertificateRecord, LedgerPage, LedgerQuery
 from meshca.ports import StoredRing, Tail
+from meshca.spiffe.bans import Ban, BanKind, BanList
 from meshca.stores.mapping import (
+    ban,
+    ban_values,
     bundle_fact,
     bundle_fact_values,
     certificate_record,
@@ -23,10 +26,11 @@ from meshca.stores.mapping import (
     join_token_row,
     journal_entry,
     journal_entry_values,
+    to_seconds,
 )
 from meshca.stores.queries import check_limit, check_query, check_tail
 from meshca.stores.ring_document import read_ring, write_ring
-from meshca.stores.tables import BundleFactRow, CertificateRow, JoinTokenRow, JournalEntryRow
+from meshca.stores.tables import BanRow, BundleFactRow, CertificateRow, JoinTokenRow, JournalEntryRow
 from meshca.tokens.join import JoinToken
 
 R = TypeVar("R", CertificateRow, BundleFactRow)
@@ -147,6 +151,50 @@ class MemoryAuthorityStore:
         check_limit(limit)
         with self._lock:
             return tuple(map(journal_entry, self._journal[: -limit - 1 : -1]))
+
+
+class MemoryRevocationStore:
+    """`ports.RevocationStore` in memory."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._rows: list[BanRow] = []
+
+    def add(self, new: Ban) -> None:
+        """Keeps the ban. Raises CONFLICT where one of the same subject stands."""
+        row = BanRow(**ban_values(new).values)
+        with self._lock:
+            if self._find(row.kind, row.subject) is not None:
+                raise conflict(f"{row.kind} {row.subject} is revoked already")
+            self._rows.append(row)
+
+    def lift(self, kind: BanKind, subject: str, at: datetime) -> Ban:
+        """The ban, lifted. Raises NOT_FOUND where none stands."""
+        seconds = to_seconds(at, "lifted_at")
+        with self._lock:
+            row = self._find(kind.value, subject)
+            if row is None:
+                raise not_found(f"{kind.value} {subject} is not revoked")
+            row.lifted_at = seconds
+            return ban(row)
+
+    def standing(self, known: BanList) -> BanList:
+        """The bans that stand, oldest first; `known` itself where nothing changed."""
+        with self._lock:
+            revision = len(self._rows) + sum(row.lifted_at is not None for row in self._rows)
+            if revision == known.revision:
+                return known
+            return BanList(revision, tuple(ban(row) for row in self._rows if row.lifted_at is None))
+
+    def history(self, limit: int) -> tuple[Ban, ...]:
+        """The latest `limit` bans, newest first. Raises INVALID for a bad limit."""
+        check_limit(limit)
+        with self._lock:
+            return tuple(map(ban, self._rows[: -limit - 1 : -1]))
+
+    def _find(self, kind: str, subject: str) -> BanRow | None:
+        matching = (row for row in self._rows if (row.kind, row.subject, row.lifted_at) == (kind, subject, None))
+        return next(matching, None)
 
 
 class MemoryJoinTokenStore:

@@ -14,6 +14,7 @@ from meshca.stores.evidence import SqlEvidenceStore
 from meshca.stores.join_tokens import SqlJoinTokenStore
 from meshca.stores.ledger import SqlLedger
 from meshca.stores.migrations import Migrations
+from meshca.stores.revocations import SqlRevocationStore
 from meshca.stores.sqlite import DEFAULT_BUSY_TIMEOUT, SqliteDatabase, check_file, create_file
 from meshca.stores.tables import MetaRow
 from meshca.stores.writer import Writer, WriterLimits
@@ -31,6 +32,7 @@ class SqlStores:
         self.ledger = SqlLedger(database, self._writer)
         self.evidence = SqlEvidenceStore(database, self._writer)
         self.authorities = SqlAuthorityStore(database, self._writer)
+        self.revocations = SqlRevocationStore(database, self._writer)
         self.join_tokens = SqlJoinTokenStore(database, self._writer)
 
     def close(self) -> None:

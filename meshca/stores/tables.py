@@ -79,6 +79,34 @@ class JournalEntryRow(SQLModel, table=True):
     sequence: int = Field(sa_type=BigInteger)
 
 
+class BanRow(SQLModel, table=True):
+    """One ban; `id` grows with each, and `lifted_at` is null while it stands."""
+
+    __tablename__ = "bans"
+    # one subject can be banned but once at a time, whoever asks at the same moment
+    __table_args__ = (
+        Index(
+            "ux_bans_standing",
+            "kind",
+            "subject",
+            unique=True,
+            sqlite_where=text("lifted_at IS NULL"),
+            postgresql_where=text("lifted_at IS NULL"),
+        ),
+    )
+
+    id: int | None = Field(default=None, sa_column=Column("id", _ROW_ID, primary_key=True, autoincrement=True))
+    kind: str = Field(sa_type=Text)
+    subject: str = Field(sa_type=Text)
+    spiffe_id: str = Field(sa_type=Text)
+    reason: str = Field(sa_type=Text)
+    actor: str = Field(sa_type=Text)
+    at: int = Field(sa_type=BigInteger)
+    issuer_id: str = Field(sa_type=Text)
+    until: int | None = Field(default=None, sa_type=BigInteger)
+    lifted_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
 class JoinTokenRow(SQLModel, table=True):
     """One join token; `used_at` is null until it is redeemed."""
 

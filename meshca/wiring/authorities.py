@@ -12,6 +12,7 @@ from meshca.ports import Clock, KeyManager
 from meshca.services.authorities import AuthorityMaker
 from meshca.services.control import AuthorityControl
 from meshca.services.evidence import RelyingParties
+from meshca.services.revocation import Revocations
 from meshca.services.ring import RingKeeper
 from meshca.services.rotation import AuthorityPlan, Rotation
 from meshca.services.signing import Signing
@@ -24,12 +25,13 @@ _PER_CORE = 1000.0
 
 @dataclass(frozen=True, slots=True)
 class Authorities:
-    """What moves the ring on, and what knows who relies on it."""
+    """What moves the ring on, what knows who relies on it, and what cuts somebody off."""
 
     keeper: RingKeeper
     rotation: Rotation
     relying: RelyingParties
     control: AuthorityControl
+    revocations: Revocations
 
 
 def build_authorities(
@@ -42,7 +44,7 @@ def build_authorities(
 ) -> Authorities:
     """The services; nothing is read or changed yet."""
     maker = AuthorityMaker(keys, stores.ledger, clock)
-    keeper = RingKeeper(stores.authorities, keys, signing, monotonic)
+    keeper = RingKeeper(stores.authorities, stores.revocations, keys, signing, monotonic)
     relying = RelyingParties(
         stores.ledger, stores.evidence, stores.authorities, clock, monotonic, settings.leaf.max_ttl
     )
@@ -61,6 +63,7 @@ def build_authorities(
             plan,
             settings.rotation.deadline,
         ),
+        revocations=Revocations(keeper, stores.revocations, stores.ledger, clock),
     )
 
 

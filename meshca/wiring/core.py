@@ -100,7 +100,7 @@ def _authenticators(
     settings: ServerSettings, trust_domain: TrustDomain, signing: Signing, stores: SqlStores, clock: SystemClock
 ) -> tuple[Authenticator, ...]:
     return (
-        SvidAuthenticator(lambda: {trust_domain: signing.latest().bundle}, trust_domain),
+        SvidAuthenticator(lambda: {trust_domain: signing.latest().bundle}, trust_domain, lambda: signing.latest().bans),
         *(_jwt_authenticator(issuer, trust_domain, clock) for issuer in settings.jwt_issuers),
         JoinTokenAuthenticator(stores.join_tokens),
     )

@@ -128,10 +128,11 @@ class Door:
         return self._distribution, self._core.authentication, limiter, self._core.clock
 
     def _publish(self, state: SigningState) -> None:
-        """Every bundle that doors sign beside is pushed, with the order to renew that goes with it."""
+        """Every bundle that doors sign beside is pushed, with the order to renew that goes with it, to all but the
+        banned."""
         order = state.ring.renewing
         window = NO_RENEWAL if order is None else RenewalWindow(order.issuer_ids, order.start, order.seconds)
-        self._distribution.publish(state.bundle, window)
+        self._distribution.publish(state.bundle, window, bans=state.bans)
 
     def _bind(self, listener: Listener, address: str, *, client_certificates: bool) -> str:
         host, _ = parse_listen_address(address)

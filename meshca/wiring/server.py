@@ -134,7 +134,9 @@ class Server:
     async def _open_admin(self, core: Core, path: Path, stack: AsyncExitStack) -> None:
         clear_socket(path)
         listener = Listener((), (ADMIN_SERVICE,), ListenerLimits(64, timedelta(hours=1)))
-        door = AdminDoor(core.signing, core.stores.ledger, core.enrolment, core.authorities.control)
+        door = AdminDoor(
+            core.signing, core.stores.ledger, core.enrolment, core.authorities.control, core.authorities.revocations
+        )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(door, listener.server)
         listener.bind_unix(str(path))
         os.chmod(path, 0o600)

@@ -18,12 +18,19 @@ from meshca.services.authorities import AuthorityMaker, found
 from meshca.services.control import AuthorityControl
 from meshca.services.evidence import RelyingParties
 from meshca.services.issuance import Issuance, IssuedChain, SigningRequest
+from meshca.services.revocation import Revocations
 from meshca.services.ring import RingKeeper
 from meshca.services.rotation import AuthorityPlan, Rotation
 from meshca.services.signing import Signing
 from meshca.spiffe.ids import SpiffeId
 from meshca.spiffe.peers import AuthenticationMethod, Caller
-from meshca.stores.memory import MemoryAuthorityStore, MemoryEvidenceStore, MemoryJoinTokenStore, MemoryLedger
+from meshca.stores.memory import (
+    MemoryAuthorityStore,
+    MemoryEvidenceStore,
+    MemoryJoinTokenStore,
+    MemoryLedger,
+    MemoryRevocationStore,
+)
 from tests.assets.authorities import FOUNDED, MESH
 from tests.fakes.clock import SetClock, Stopwatch
 from tests.fakes.failing import CrashingAuthorityStore, JournalledKeyManager, JournalledLedger
@@ -48,6 +55,7 @@ class FoundedCa:
     policy: IssuerPolicy = POLICY
     profile: IssuanceProfile = field(default_factory=IssuanceProfile)
     join_tokens: MemoryJoinTokenStore = field(default_factory=MemoryJoinTokenStore)
+    bans: MemoryRevocationStore = field(default_factory=MemoryRevocationStore)
     evidence: MemoryEvidenceStore = field(default_factory=MemoryEvidenceStore)
     watch: Stopwatch = field(default_factory=Stopwatch)  # stands still, whatever the clock does
     root: RootPolicy | None = None
@@ -67,7 +75,7 @@ class FoundedCa:
         """New services, as after a crash: only what is durable is left."""
         self.signing = Signing(self.watch)
         self.maker = AuthorityMaker(self.keys, self.ledger, self.clock)
-        self.keeper = RingKeeper(self.store, self.keys, self.signing, self.passed)
+        self.keeper = RingKeeper(self.store, self.bans, self.keys, self.signing, self.passed)
         self.relying = RelyingParties(
             self.ledger, self.evidence, self.store, self.clock, self.passed, self.policy.max_leaf_ttl
         )
@@ -75,6 +83,7 @@ class FoundedCa:
         self.control = AuthorityControl(
             self.keeper, self.store, self.maker, self.relying.evidence, self.clock, self.plan, timedelta(hours=1)
         )
+        self.revocations = Revocations(self.keeper, self.bans, self.ledger, self.clock)
         self.issuance = Issuance(self.signing, self.ledger, self.join_tokens, self.clock, self.profile)
 
     def passed(self) -> float:
@@ -91,7 +100,7 @@ class FoundedCa:
 
     def second_keeper(self, signing: Signing, store: AuthorityStore | None = None) -> RingKeeper:
         """Another server's keeper of the same ring, or on its own way (`store`) to it."""
-        return RingKeeper(store or self.store, self.keys, signing, self.passed)
+        return RingKeeper(store or self.store, self.bans, self.keys, signing, self.passed)
 
     def second_rotation(self, signing: Signing) -> Rotation:
         """Another server's rotation on the same stores."""

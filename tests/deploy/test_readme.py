@@ -13,7 +13,7 @@ from meshca.settings.server import ServerSettings
 from tests.programs import meshca
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-NOUNS = ("token", "bundle", "ledger", "authority", "rotate")
+NOUNS = ("token", "bundle", "ledger", "authority", "rotate", "revocations")
 
 
 def commands() -> list[str]:

@@ -114,6 +114,8 @@ class FakeAdmin:
         self.statuses: list[pb.GetStatusResponse] = [pb.GetStatusResponse()]
         self.plan = pb.PlanRotationResponse()
         self.authority = pb.Authority()
+        self.ban = pb.Ban()
+        self.records: list[pb.CertificateRecord] = []
         self.refusals: dict[str, tuple[grpc.StatusCode, str]] = {}
         self.requests: list[Any] = []
         self.status_calls = 0
@@ -203,11 +205,24 @@ class _Service(admin_pb2_grpc.AdminServiceServicer):
         self._take("StepAuthority", request, context)
         return pb.StepAuthorityResponse(authority=self._admin.authority)
 
+    def Revoke(self, request: Any, context: grpc.ServicerContext) -> pb.RevokeResponse:  # noqa: N802
+        self._take("Revoke", request, context)
+        return pb.RevokeResponse(ban=self._admin.ban)
+
+    def Unban(self, request: Any, context: grpc.ServicerContext) -> pb.UnbanResponse:  # noqa: N802
+        self._take("Unban", request, context)
+        return pb.UnbanResponse(ban=self._admin.ban)
+
+    def ListRevocations(self, request: Any, context: grpc.ServicerContext) -> pb.ListRevocationsResponse:  # noqa: N802
+        self._take("ListRevocations", request, context)
+        return pb.ListRevocationsResponse(bans=[self._admin.ban])
+
     def CreateJoinToken(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in the script")
 
     def GetTrustBundle(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in the script")
 
-    def ListCertificates(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in the script")
+    def ListCertificates(self, request: Any, context: grpc.ServicerContext) -> pb.ListCertificatesResponse:  # noqa: N802
+        self._take("ListCertificates", request, context)
+        return pb.ListCertificatesResponse(records=self._admin.records)

@@ -296,6 +296,37 @@ def test_the_token_listener_tells_agents_where_to_renew(door: RunningDoor) -> No
     assert list(answer.bundle.x509_authorities) == list(door.core.signing.current().bundle.x509_authorities)
 
 
+def test_who_is_revoked_is_told_no_more_than_that_and_spends_no_token(tmp_path: Path) -> None:
+    with open_door(tmp_path) as door:
+        revocations = door.core.authorities.revocations
+        credentials, token, known = door.svid(), door.join_token(), door.issued()
+        revocations.revoke(WORKLOAD, "", "stolen")
+        wish = pb.SigningRequest(csr=csr_pem().encode())
+        for answer in (door.sign(wish, credentials=credentials), door.sign(wish, metadata=bearer(token))):
+            (result,) = answer.results
+            assert (result.refusal.code, result.refusal.message) == (7, "the request is denied")
+        words = "CSR signing error (the request is denied)"
+        assert refusal(lambda: door.create(Request(csr=csr_pem()), bearer(token))) == (
+            grpc.StatusCode.PERMISSION_DENIED,
+            words,
+        )
+        assert door.issued() == known
+        revocations.unban(WORKLOAD, "")
+        assert len(door.create(Request(csr=csr_pem()), bearer(token))) == 3, "the token was not spent"
+
+
+def test_a_revoked_certificate_proves_nothing_at_the_door(tmp_path: Path) -> None:
+    with open_door(tmp_path) as door:
+        credentials = door.svid()
+        serial = x509.load_pem_x509_certificates(credentials[1])[0].serial_number
+        wish = pb.SigningRequest(csr=csr_pem().encode())
+        door.sign(wish, credentials=credentials)
+        door.core.authorities.revocations.revoke("", f"{serial:x}", "exposed")
+        opaque = (grpc.StatusCode.UNAUTHENTICATED, "request authenticate failure")
+        assert refusal(lambda: door.sign(wish, credentials=credentials)) == opaque
+        door.sign(wish, credentials=door.svid())
+
+
 def test_a_door_whose_authorities_cannot_be_read_signs_nothing_says_so_and_lets_callers_connect(tmp_path: Path) -> None:
     with open_door(tmp_path) as door:
         credentials = door.svid()
@@ -312,7 +343,9 @@ def test_a_door_whose_authorities_cannot_be_read_signs_nothing_says_so_and_lets_
             assert refusal(call) == (grpc.StatusCode.UNAVAILABLE, words)
         assert door.issued() == known
         core = door.core
-        admin = AdminDoor(core.signing, core.stores.ledger, core.enrolment, core.authorities.control)
+        admin = AdminDoor(
+            core.signing, core.stores.ledger, core.enrolment, core.authorities.control, core.authorities.revocations
+        )
         assert len(admin.ListAuthorities(admin_pb2.ListAuthoritiesRequest(), cast("Any", None)).authorities) == 2
         assert admin.GetTrustBundle(admin_pb2.GetTrustBundleRequest(), cast("Any", None)).bundle.x509_authorities
         assert door.metrics.registry.get_sample_value("meshca_bundle_sequence") == 1

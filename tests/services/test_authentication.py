@@ -25,6 +25,7 @@ from meshca.services.authentication import (
     _VerifiedSvid,
     _VerifiedSvids,
 )
+from meshca.spiffe.bans import NO_BANS, Ban, BanKind, BanList
 from meshca.spiffe.bundles import TrustBundle
 from meshca.spiffe.ids import SpiffeId, TrustDomain
 from meshca.spiffe.peers import AuthenticationMethod, Caller, Peer
@@ -107,6 +108,21 @@ def test_an_svid_of_ours_gives_the_same_identity_and_its_serial(svids: SvidAuthe
     ends = x509.load_der_x509_certificate(leaf).not_valid_after_utc
     method = AuthenticationMethod.X509_SVID
     assert caller == Caller(SpiffeId.parse(CART), method, f"serial {serial:x}", "", f"{serial:x}", ends)
+
+
+def test_a_certificate_that_is_revoked_authenticates_nobody_though_it_was_verified_before(bundles: Bundles) -> None:
+    bans = [NO_BANS]
+    svids = SvidAuthenticator(bundles, DOMAIN, lambda: bans[0])
+    leaf = good_svid()
+    caller = svids.authenticate(svid_peer(leaf, ISSUING_CA.der), NOW)
+    assert caller is not None
+    bans[0] = BanList(1, (Ban(BanKind.SERIAL, caller.serial, CART, "exposed", "operator", NOW),))
+    for svid in (svids, SvidAuthenticator(bundles, DOMAIN, lambda: bans[0])):
+        error = refusal(lambda svid=svid: svid.authenticate(svid_peer(leaf, ISSUING_CA.der), NOW))  # type: ignore[misc]
+        assert (error.kind, "is revoked by its serial" in error.message) == (ErrorKind.UNAUTHENTICATED, True)
+    assert svids.authenticate(svid_peer(good_svid(), ISSUING_CA.der), NOW) is not None
+    bans[0] = BanList(2)
+    assert svids.authenticate(svid_peer(leaf, ISSUING_CA.der), NOW) == caller
 
 
 def test_a_peer_without_certificate_is_none_of_the_svid_authenticators_business(svids: SvidAuthenticator) -> None:

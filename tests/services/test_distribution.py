@@ -13,6 +13,7 @@ from meshca.compile.bundles import BUNDLE_TYPE, RENEWAL_TYPE, RenewalWindow
 from meshca.errors import ErrorKind, MeshcaError, unavailable
 from meshca.proto.meshca.v1 import certificates_pb2, discovery_pb2
 from meshca.services.distribution import REMEMBERED, StreamLimits
+from meshca.spiffe.bans import Ban, BanKind, BanList
 from meshca.xds.snapshot import SECRET_TYPE
 from tests.agent.discovery import roots, unpacked, until
 from tests.services.hubs import (
@@ -70,6 +71,48 @@ async def test_agents_get_bundle_and_renewal_directive_on_the_same_stream_as_sec
         (resource,) = (await client.read()).resources
         directive = discovery_pb2.RenewalDirective.FromString(resource.resource.value)
         assert list(directive.issuer_ids) == ["ab"]
+
+
+async def test_open_streams_of_who_is_banned_end_at_once_and_no_others_are_opened() -> None:
+    async with running(sweep_seconds=3600) as hub:
+        banned, exposed, other = holder("banned"), holder("exposed"), holder("other")
+        clients = [hub.connect(caller=caller) for caller in (banned, exposed, other)]
+        for client in clients:
+            client.subscribe("ROOTCA")
+            await client.ack()
+        bans = BanList(
+            1,
+            (
+                Ban(BanKind.IDENTITY, str(banned.id), str(banned.id), "x", "operator", NOW),
+                Ban(BanKind.SERIAL, exposed.serial, str(exposed.id), "x", "operator", NOW),
+            ),
+        )
+        hub.distribution.publish(bundle(2), bans=bans)
+        for client in clients[:2]:
+            ended = await client.failure()
+            assert (ended.kind, ended.message) == (ErrorKind.DENIED, "the request is denied")
+            assert client.unread == 0, "it gets nothing that is new"
+            with pytest.raises(MeshcaError, match="the request is denied"):
+                hub.connect(caller=client.stream.caller)
+            with pytest.raises(MeshcaError, match="the request is denied"):
+                hub.distribution.check(client.stream.caller)
+        await clients[2].ack()
+        hub.distribution.publish(bundle(3), bans=BanList(2))
+        await clients[2].ack()
+        again = hub.connect(caller=banned)
+        again.subscribe("ROOTCA")
+        await again.ack()
+
+
+async def test_who_is_banned_before_the_first_publication_gets_none_of_it() -> None:
+    async with running(first=False) as hub:
+        caller = holder("banned")
+        client = hub.connect(caller=caller)
+        client.subscribe("ROOTCA")
+        bans = BanList(1, (Ban(BanKind.IDENTITY, str(caller.id), str(caller.id), "x", "operator", NOW),))
+        hub.distribution.publish(bundle(1), bans=bans)
+        assert (await client.failure()).kind is ErrorKind.DENIED
+        assert client.unread == 0
 
 
 async def test_who_comes_before_the_first_publication_waits() -> None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from meshca.stores.memory import MemoryAuthorityStore, MemoryEvidenceStore, MemoryJoinTokenStore, MemoryLedger
+from meshca.stores.memory import (
+    MemoryAuthorityStore,
+    MemoryEvidenceStore,
+    MemoryJoinTokenStore,
+    MemoryLedger,
+    MemoryRevocationStore,
+)
 from tests.contracts.authority_store import AuthorityStoreContract
 from tests.contracts.evidence_store import EvidenceStoreContract
 from tests.contracts.join_token_store import JoinTokenStoreContract
 from tests.contracts.ledger import LedgerContract
+from tests.contracts.revocation_store import RevocationStoreContract
 
 
 class TestMemoryLedger(LedgerContract):
@@ -27,6 +34,12 @@ class TestMemoryAuthorityStore(AuthorityStoreContract):
     @pytest.fixture
     def authorities(self) -> MemoryAuthorityStore:
         return MemoryAuthorityStore()
+
+
+class TestMemoryRevocationStore(RevocationStoreContract):
+    @pytest.fixture
+    def revocations(self) -> MemoryRevocationStore:
+        return MemoryRevocationStore()
 
 
 class TestMemoryJoinTokenStore(JoinTokenStoreContract):

@@ -20,6 +20,7 @@ from tests.contracts.authority_store import a_ring, an_entry
 from tests.contracts.evidence_store import a_fact
 from tests.contracts.join_token_store import a_token
 from tests.contracts.ledger import NOW, a_record, serials
+from tests.contracts.revocation_store import a_ban
 
 SCHEMA_0001 = Path(__file__).parents[1] / "assets/schema_0001.sql"  # the dump of a database that such a meshca wrote
 
@@ -109,10 +110,12 @@ class TestOpeningADatabaseOfSchema0001:
         stores.ledger.record([record])
         stores.evidence.add([a_fact(4)])
         stores.authorities.save(a_ring(4), expected_revision=2, entries=[an_entry(4)])
+        stores.revocations.add(a_ban(4))
         assert stores.ledger.tail(3, NOW, 10).items == (record,)
         assert stores.evidence.tail(0, NOW, 10).items == (a_fact(4),)
         assert stores.authorities.load().ring == a_ring(4)
         assert stores.authorities.journal(10) == (an_entry(4),)
+        assert stores.revocations.history(10) == (a_ban(4),)
 
 
 def test_going_back_to_0001_and_forth_keeps_the_records(old: Path, connection: Connection) -> None:

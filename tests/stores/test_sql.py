@@ -26,12 +26,14 @@ from meshca.stores.join_tokens import SqlJoinTokenStore
 from meshca.stores.ledger import SqlLedger
 from meshca.stores.memory import MemoryLedger
 from meshca.stores.migrations import Migrations
+from meshca.stores.revocations import SqlRevocationStore
 from meshca.stores.sql import SqlStores, create_sqlite, open_sqlite
 from tests.contracts.authority_store import AuthorityStoreContract, a_ring, an_entry
 from tests.contracts.crowd import all_at_once
 from tests.contracts.evidence_store import EvidenceStoreContract, a_fact, numbers
 from tests.contracts.join_token_store import JoinTokenStoreContract, a_token
 from tests.contracts.ledger import NOW, LedgerContract, a_record, serials
+from tests.contracts.revocation_store import RevocationStoreContract
 from tests.contracts.tails import read_meanwhile
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +67,12 @@ class TestSqlAuthorityStore(AuthorityStoreContract):
     @pytest.fixture
     def authorities(self, stores: SqlStores) -> SqlAuthorityStore:
         return stores.authorities
+
+
+class TestSqlRevocationStore(RevocationStoreContract):
+    @pytest.fixture
+    def revocations(self, stores: SqlStores) -> SqlRevocationStore:
+        return stores.revocations
 
 
 class TestSqlJoinTokenStore(JoinTokenStoreContract):

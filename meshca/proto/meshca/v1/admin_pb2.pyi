@@ -770,3 +770,174 @@ class ListAuthoritiesResponse(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["authorities", b"authorities", "bundle_sequence", b"bundle_sequence", "trust_domain", b"trust_domain"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Ban(message.Message):
+    """An identity or a certificate that is cut off."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    SUBJECT_FIELD_NUMBER: builtins.int
+    SPIFFE_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    ACTOR_FIELD_NUMBER: builtins.int
+    AT_FIELD_NUMBER: builtins.int
+    LIFTED_AT_FIELD_NUMBER: builtins.int
+    ISSUER_ID_FIELD_NUMBER: builtins.int
+    UNTIL_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    """identity or serial."""
+    subject: builtins.str
+    """A SPIFFE id, or a serial in lower-case hex."""
+    spiffe_id: builtins.str
+    """Whose certificate it is; the subject itself for an identity."""
+    reason: builtins.str
+    actor: builtins.str
+    at: builtins.int
+    """Unix times, seconds; 0: it stands."""
+    lifted_at: builtins.int
+    issuer_id: builtins.str
+    """Of a serial: which authority signed it, and when it ends."""
+    until: builtins.int
+    def __init__(
+        self,
+        *,
+        kind: builtins.str = ...,
+        subject: builtins.str = ...,
+        spiffe_id: builtins.str = ...,
+        reason: builtins.str = ...,
+        actor: builtins.str = ...,
+        at: builtins.int = ...,
+        lifted_at: builtins.int = ...,
+        issuer_id: builtins.str = ...,
+        until: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["actor", b"actor", "at", b"at", "issuer_id", b"issuer_id", "kind", b"kind", "lifted_at", b"lifted_at", "reason", b"reason", "spiffe_id", b"spiffe_id", "subject", b"subject", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RevokeRequest(message.Message):
+    """Exactly one of spiffe_id and serial is given; a serial in full, or enough of its first hex digits."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SPIFFE_ID_FIELD_NUMBER: builtins.int
+    SERIAL_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    spiffe_id: builtins.str
+    serial: builtins.str
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        spiffe_id: builtins.str = ...,
+        serial: builtins.str = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["reason", b"reason", "serial", b"serial", "spiffe_id", b"spiffe_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RevokeResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    BAN_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def ban(self) -> Ban: ...
+    def __init__(
+        self,
+        *,
+        ban: Ban | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["ban", b"ban"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ban", b"ban"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UnbanRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    SPIFFE_ID_FIELD_NUMBER: builtins.int
+    SERIAL_FIELD_NUMBER: builtins.int
+    spiffe_id: builtins.str
+    serial: builtins.str
+    def __init__(
+        self,
+        *,
+        spiffe_id: builtins.str = ...,
+        serial: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["serial", b"serial", "spiffe_id", b"spiffe_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UnbanResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    BAN_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def ban(self) -> Ban: ...
+    def __init__(
+        self,
+        *,
+        ban: Ban | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["ban", b"ban"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ban", b"ban"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListRevocationsRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: builtins.int
+    LIFTED_FIELD_NUMBER: builtins.int
+    limit: builtins.int
+    """0 means 100; at most 10000."""
+    lifted: builtins.bool
+    """Those that were lifted, too."""
+    def __init__(
+        self,
+        *,
+        limit: builtins.int = ...,
+        lifted: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["lifted", b"lifted", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListRevocationsResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    BANS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def bans(self) -> containers.RepeatedCompositeFieldContainer[Ban]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        bans: abc.Iterable[Ban] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bans", b"bans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -84,6 +84,21 @@ class AdminServiceStub:
                 request_serializer=meshca_dot_v1_dot_admin__pb2.StepAuthorityRequest.SerializeToString,
                 response_deserializer=meshca_dot_v1_dot_admin__pb2.StepAuthorityResponse.FromString,
                 _registered_method=True)
+        self.Revoke = channel.unary_unary(
+                '/meshca.v1.AdminService/Revoke',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.RevokeRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.RevokeResponse.FromString,
+                _registered_method=True)
+        self.Unban = channel.unary_unary(
+                '/meshca.v1.AdminService/Unban',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.UnbanRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.UnbanResponse.FromString,
+                _registered_method=True)
+        self.ListRevocations = channel.unary_unary(
+                '/meshca.v1.AdminService/ListRevocations',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.ListRevocationsRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.ListRevocationsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -149,6 +164,24 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Revoke(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unban(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRevocations(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -201,6 +234,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.StepAuthority,
                     request_deserializer=meshca_dot_v1_dot_admin__pb2.StepAuthorityRequest.FromString,
                     response_serializer=meshca_dot_v1_dot_admin__pb2.StepAuthorityResponse.SerializeToString,
+            ),
+            'Revoke': grpc.unary_unary_rpc_method_handler(
+                    servicer.Revoke,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.RevokeRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.RevokeResponse.SerializeToString,
+            ),
+            'Unban': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unban,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.UnbanRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.UnbanResponse.SerializeToString,
+            ),
+            'ListRevocations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRevocations,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.ListRevocationsRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.ListRevocationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -473,6 +521,87 @@ class AdminService:
             '/meshca.v1.AdminService/StepAuthority',
             meshca_dot_v1_dot_admin__pb2.StepAuthorityRequest.SerializeToString,
             meshca_dot_v1_dot_admin__pb2.StepAuthorityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Revoke(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.AdminService/Revoke',
+            meshca_dot_v1_dot_admin__pb2.RevokeRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.RevokeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unban(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.AdminService/Unban',
+            meshca_dot_v1_dot_admin__pb2.UnbanRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.UnbanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRevocations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.AdminService/ListRevocations',
+            meshca_dot_v1_dot_admin__pb2.ListRevocationsRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.ListRevocationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,9 @@ class AdminServiceStub:
     AbortRotation: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AbortRotationRequest, _admin_pb2.AbortRotationResponse]
     PrepareAuthority: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PrepareAuthorityRequest, _admin_pb2.PrepareAuthorityResponse]
     StepAuthority: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StepAuthorityRequest, _admin_pb2.StepAuthorityResponse]
+    Revoke: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeRequest, _admin_pb2.RevokeResponse]
+    Unban: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UnbanRequest, _admin_pb2.UnbanResponse]
+    ListRevocations: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListRevocationsRequest, _admin_pb2.ListRevocationsResponse]
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -55,6 +58,9 @@ class AdminServiceAsyncStub(AdminServiceStub):
     AbortRotation: _aio.UnaryUnaryMultiCallable[_admin_pb2.AbortRotationRequest, _admin_pb2.AbortRotationResponse]  # type: ignore[assignment]
     PrepareAuthority: _aio.UnaryUnaryMultiCallable[_admin_pb2.PrepareAuthorityRequest, _admin_pb2.PrepareAuthorityResponse]  # type: ignore[assignment]
     StepAuthority: _aio.UnaryUnaryMultiCallable[_admin_pb2.StepAuthorityRequest, _admin_pb2.StepAuthorityResponse]  # type: ignore[assignment]
+    Revoke: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeRequest, _admin_pb2.RevokeResponse]  # type: ignore[assignment]
+    Unban: _aio.UnaryUnaryMultiCallable[_admin_pb2.UnbanRequest, _admin_pb2.UnbanResponse]  # type: ignore[assignment]
+    ListRevocations: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListRevocationsRequest, _admin_pb2.ListRevocationsResponse]  # type: ignore[assignment]
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -126,5 +132,26 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.StepAuthorityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.StepAuthorityResponse, _abc.Awaitable[_admin_pb2.StepAuthorityResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Revoke(
+        self,
+        request: _admin_pb2.RevokeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RevokeResponse, _abc.Awaitable[_admin_pb2.RevokeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Unban(
+        self,
+        request: _admin_pb2.UnbanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.UnbanResponse, _abc.Awaitable[_admin_pb2.UnbanResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListRevocations(
+        self,
+        request: _admin_pb2.ListRevocationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListRevocationsResponse, _abc.Awaitable[_admin_pb2.ListRevocationsResponse]]: ...
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,27 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmeshca/v1/certificates.proto\x12\tmeshca.v1\"m\n\x0bTrustBundle\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x18\n\x10x509_authorities\x18\x02 \x03(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x1c\n\x14refresh_hint_seconds\x18\x04 \x01(\x03\"E\n\x0eSigningRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x13\n\x0bttl_seconds\x18\x02 \x01(\x03\x12\x11\n\tspiffe_id\x18\x03 \x01(\t\"F\n\x17SignCertificatesRequest\x12+\n\x08requests\x18\x01 \x03(\x0b\x32\x19.meshca.v1.SigningRequest\"f\n\x0b\x43\x65rtificate\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05\x63hain\x18\x02 \x03(\x0c\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\x12\n\nnot_before\x18\x04 \x01(\x03\x12\x11\n\tnot_after\x18\x05 \x01(\x03\"(\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"o\n\rSigningResult\x12-\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x16.meshca.v1.CertificateH\x00\x12%\n\x07refusal\x18\x02 \x01(\x0b\x32\x12.meshca.v1.RefusalH\x00\x42\x08\n\x06result\"\x83\x01\n\x18SignCertificatesResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.meshca.v1.SigningResult\x12&\n\x06\x62undle\x18\x02 \x01(\x0b\x32\x16.meshca.v1.TrustBundle\x12\x14\n\x0cmtls_address\x18\x03 \x01(\t2q\n\x12\x43\x65rtificateService\x12[\n\x10SignCertificates\x12\".meshca.v1.SignCertificatesRequest\x1a#.meshca.v1.SignCertificatesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmeshca/v1/certificates.proto\x12\tmeshca.v1\".\n\x0eRevocationList\x12\x0b\n\x03\x63rl\x18\x01 \x01(\x0c\x12\x0f\n\x07issuers\x18\x02 \x03(\x0c\"\xa2\x01\n\x0bTrustBundle\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x18\n\x10x509_authorities\x18\x02 \x03(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x1c\n\x14refresh_hint_seconds\x18\x04 \x01(\x03\x12\x33\n\x10revocation_lists\x18\x05 \x03(\x0b\x32\x19.meshca.v1.RevocationList\"E\n\x0eSigningRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x13\n\x0bttl_seconds\x18\x02 \x01(\x03\x12\x11\n\tspiffe_id\x18\x03 \x01(\t\"F\n\x17SignCertificatesRequest\x12+\n\x08requests\x18\x01 \x03(\x0b\x32\x19.meshca.v1.SigningRequest\"f\n\x0b\x43\x65rtificate\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05\x63hain\x18\x02 \x03(\x0c\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\x12\n\nnot_before\x18\x04 \x01(\x03\x12\x11\n\tnot_after\x18\x05 \x01(\x03\"(\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"o\n\rSigningResult\x12-\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x16.meshca.v1.CertificateH\x00\x12%\n\x07refusal\x18\x02 \x01(\x0b\x32\x12.meshca.v1.RefusalH\x00\x42\x08\n\x06result\"\x83\x01\n\x18SignCertificatesResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.meshca.v1.SigningResult\x12&\n\x06\x62undle\x18\x02 \x01(\x0b\x32\x16.meshca.v1.TrustBundle\x12\x14\n\x0cmtls_address\x18\x03 \x01(\t2q\n\x12\x43\x65rtificateService\x12[\n\x10SignCertificates\x12\".meshca.v1.SignCertificatesRequest\x1a#.meshca.v1.SignCertificatesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meshca.proto.meshca.v1.certificates_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRUSTBUNDLE']._serialized_start=43
-  _globals['_TRUSTBUNDLE']._serialized_end=152
-  _globals['_SIGNINGREQUEST']._serialized_start=154
-  _globals['_SIGNINGREQUEST']._serialized_end=223
-  _globals['_SIGNCERTIFICATESREQUEST']._serialized_start=225
-  _globals['_SIGNCERTIFICATESREQUEST']._serialized_end=295
-  _globals['_CERTIFICATE']._serialized_start=297
-  _globals['_CERTIFICATE']._serialized_end=399
-  _globals['_REFUSAL']._serialized_start=401
-  _globals['_REFUSAL']._serialized_end=441
-  _globals['_SIGNINGRESULT']._serialized_start=443
-  _globals['_SIGNINGRESULT']._serialized_end=554
-  _globals['_SIGNCERTIFICATESRESPONSE']._serialized_start=557
-  _globals['_SIGNCERTIFICATESRESPONSE']._serialized_end=688
-  _globals['_CERTIFICATESERVICE']._serialized_start=690
-  _globals['_CERTIFICATESERVICE']._serialized_end=803
+  _globals['_REVOCATIONLIST']._serialized_start=43
+  _globals['_REVOCATIONLIST']._serialized_end=89
+  _globals['_TRUSTBUNDLE']._serialized_start=92
+  _globals['_TRUSTBUNDLE']._serialized_end=254
+  _globals['_SIGNINGREQUEST']._serialized_start=256
+  _globals['_SIGNINGREQUEST']._serialized_end=325
+  _globals['_SIGNCERTIFICATESREQUEST']._serialized_start=327
+  _globals['_SIGNCERTIFICATESREQUEST']._serialized_end=397
+  _globals['_CERTIFICATE']._serialized_start=399
+  _globals['_CERTIFICATE']._serialized_end=501
+  _globals['_REFUSAL']._serialized_start=503
+  _globals['_REFUSAL']._serialized_end=543
+  _globals['_SIGNINGRESULT']._serialized_start=545
+  _globals['_SIGNINGRESULT']._serialized_end=656
+  _globals['_SIGNCERTIFICATESRESPONSE']._serialized_start=659
+  _globals['_SIGNCERTIFICATESRESPONSE']._serialized_end=790
+  _globals['_CERTIFICATESERVICE']._serialized_start=792
+  _globals['_CERTIFICATESERVICE']._serialized_end=905
 # @@protoc_insertion_point(module_scope)

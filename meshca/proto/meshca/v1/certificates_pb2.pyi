@@ -19,6 +19,32 @@ else:
 DESCRIPTOR: descriptor.FileDescriptor
 
 @typing.final
+class RevocationList(message.Message):
+    """The certificates of one issuing CA that are to be refused before their end."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CRL_FIELD_NUMBER: builtins.int
+    ISSUERS_FIELD_NUMBER: builtins.int
+    crl: builtins.bytes
+    """A CRL (RFC 5280 section 5), DER."""
+    @builtins.property
+    def issuers(self) -> containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """DER: the CA that signed it, then those above it, without the root."""
+
+    def __init__(
+        self,
+        *,
+        crl: builtins.bytes = ...,
+        issuers: abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["crl", b"crl", "issuers", b"issuers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class TrustBundle(message.Message):
     """A trust bundle: the roots of one trust domain."""
 
@@ -28,6 +54,7 @@ class TrustBundle(message.Message):
     X509_AUTHORITIES_FIELD_NUMBER: builtins.int
     SEQUENCE_FIELD_NUMBER: builtins.int
     REFRESH_HINT_SECONDS_FIELD_NUMBER: builtins.int
+    REVOCATION_LISTS_FIELD_NUMBER: builtins.int
     trust_domain: builtins.str
     sequence: builtins.int
     """Grows by one with each change of content."""
@@ -36,6 +63,10 @@ class TrustBundle(message.Message):
     def x509_authorities(self) -> containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """DER, one CA certificate each; never empty."""
 
+    @builtins.property
+    def revocation_lists(self) -> containers.RepeatedCompositeFieldContainer[RevocationList]:
+        """Empty, or one for every CA that signs leaves: where lists are used, a CA without one is not believed."""
+
     def __init__(
         self,
         *,
@@ -43,10 +74,11 @@ class TrustBundle(message.Message):
         x509_authorities: abc.Iterable[builtins.bytes] | None = ...,
         sequence: builtins.int = ...,
         refresh_hint_seconds: builtins.int = ...,
+        revocation_lists: abc.Iterable[RevocationList] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["refresh_hint_seconds", b"refresh_hint_seconds", "sequence", b"sequence", "trust_domain", b"trust_domain", "x509_authorities", b"x509_authorities"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["refresh_hint_seconds", b"refresh_hint_seconds", "revocation_lists", b"revocation_lists", "sequence", b"sequence", "trust_domain", b"trust_domain", "x509_authorities", b"x509_authorities"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
