@@ -18,8 +18,9 @@ from meshca.errors import ErrorKind, MeshcaError, invalid
 from meshca.pki.keys import spki_der
 from meshca.proto.meshca.v1 import certificates_pb2 as pb
 from meshca.rpc.status import CODES
-from meshca.spiffe.bundles import TrustBundle
+from meshca.spiffe.bundles import RevocationList, TrustBundle
 from meshca.spiffe.ids import TrustDomain, parse_workload_id
+from meshca.spiffe.revocation_lists import check_revocation_lists
 from meshca.spiffe.svids import X509Svid
 
 BAD_ANSWER = "BAD_ANSWER"
@@ -93,7 +94,20 @@ def _read(
         mtls: ServerAddress | None = mtls_address(answer.mtls_address, server)
     else:
         mtls = None if held is None else held.mtls
-    return verified_identity(svid, parse_bundle(answer.bundle), mtls, received_at=now, now=now)
+    return verified_identity(svid, _bundle(answer, held, now), mtls, received_at=now, now=now)
+
+
+def _bundle(answer: pb.SignCertificatesResponse, held: AgentIdentity | None, now: datetime) -> TrustBundle:
+    """The bundle that came along; the one held where something is wrong with its revocation lists alone: the
+    certificate is none the worse for that, and the stream refuses such a bundle where it is heard."""
+    bundle = parse_bundle(answer.bundle)
+    if held is None:
+        return bundle
+    try:
+        check_revocation_lists(bundle, now)
+    except MeshcaError:
+        return held.bundle
+    return bundle
 
 
 def _leaf_spki(leaf: x509.Certificate) -> bytes:
@@ -111,7 +125,8 @@ def parse_bundle(bundle: pb.TrustBundle) -> TrustBundle:
         raise invalid(f"the trust bundle has the sequence {bundle.sequence}")
     authorities = tuple(bytes(der) for der in bundle.x509_authorities)
     hint = max(bundle.refresh_hint_seconds, 0)
-    return TrustBundle(TrustDomain(bundle.trust_domain), authorities, bundle.sequence, hint)
+    lists = tuple(RevocationList(bytes(each.crl), tuple(map(bytes, each.issuers))) for each in bundle.revocation_lists)
+    return TrustBundle(TrustDomain(bundle.trust_domain), authorities, bundle.sequence, hint, lists)
 
 
 def _bad(problem: str) -> MeshcaError:

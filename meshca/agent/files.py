@@ -1,7 +1,8 @@
 """Certificate files for programs that read files: key, chain and roots, replaced as one set.
 
-`DIR/key.pem`, `DIR/cert-chain.pem` and `DIR/root-cert.pem` are links through `DIR/..data`, itself a link to the
-directory of one version. Renaming a new `..data` over the old swaps all three at once. A reader that must have a
+`DIR/key.pem`, `DIR/cert-chain.pem` and `DIR/root-cert.pem`, and `DIR/crl.pem` while revocation lists are in use, are
+links through `DIR/..data`, itself a link to the directory of one version. Renaming a new `..data` over the old swaps
+all of them at once. A reader that must have a
 matching pair resolves `..data` once and opens its files there; the version before the current one is kept, so that it
 can finish.
 """
@@ -20,6 +21,7 @@ from meshca.errors import internal, invalid
 KEY = "key.pem"
 CHAIN = "cert-chain.pem"
 ROOTS = "root-cert.pem"
+CRLS = "crl.pem"  # for ztunnel's CRL_PATH, which takes several lists
 CURRENT = "..data"
 _VERSION_PREFIX = "..meshca-"
 
@@ -45,11 +47,14 @@ class CertificateFiles:
         if stat.S_IMODE(status.st_mode) & 0o022:
             raise invalid(f"--output-dir {self._directory}: is writable by others: chmod go-w it")
 
-    def write(self, *, private_key_pem: bytes, chain_pem: bytes, roots_pem: bytes) -> None:
-        """Replaces the whole set. Raises INTERNAL where the disk refuses, and as `prepare`; the old set then stays."""
+    def write(self, *, private_key_pem: bytes, chain_pem: bytes, roots_pem: bytes, crl_pem: bytes = b"") -> None:
+        """Replaces the whole set; there is no file of revocation lists where `crl_pem` is empty.
+
+        Raises INTERNAL where the disk refuses, and as `prepare`; the old set then stays."""
         self.prepare()
         try:
-            self._write({KEY: (private_key_pem, 0o600), CHAIN: (chain_pem, 0o644), ROOTS: (roots_pem, 0o644)})
+            files = {KEY: (private_key_pem, 0o600), CHAIN: (chain_pem, 0o644), ROOTS: (roots_pem, 0o644)}
+            self._write({**files, CRLS: (crl_pem, 0o644)} if crl_pem else files)
         except OSError as error:
             raise internal(f"--output-dir {self._directory}: cannot write the files: {error.strerror}") from error
 
@@ -64,6 +69,8 @@ class CertificateFiles:
             raise
         for name in files:
             self._link(name)
+        if CRLS not in files:
+            self._unlink(CRLS)
         self._remove_all_versions_but({version.name, previous})
 
     def _current_version(self) -> str | None:
@@ -76,6 +83,12 @@ class CertificateFiles:
         path, target = self._directory / name, f"{CURRENT}/{name}"
         if not path.is_symlink() or os.readlink(path) != target:
             replace_link(path, target)
+
+    def _unlink(self, name: str) -> None:
+        """Takes away our own link, and nothing else."""
+        path = self._directory / name
+        if path.is_symlink() and os.readlink(path) == f"{CURRENT}/{name}":
+            path.unlink()
 
     def _remove_all_versions_but(self, kept: set[str | None]) -> None:
         for entry in self._directory.iterdir():

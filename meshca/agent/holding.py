@@ -18,7 +18,7 @@ from meshca.agent.sds import SdsServer
 from meshca.agent.state import AgentState
 from meshca.errors import MeshcaError, internal
 from meshca.ports import Clock
-from meshca.spiffe.bundles import TrustBundle
+from meshca.spiffe.bundles import TrustBundle, crl_pem
 
 _STATE = "state_not_saved"
 _FILES = "files_not_written"
@@ -96,7 +96,7 @@ class Holding:
             identity = with_bundle(self._identity, bundle, self._clock.now())
             if identity is self._identity:
                 return
-            _log.info("bundle_received", sequence=bundle.sequence, roots=len(bundle.x509_authorities))
+            _log.info("bundle_received", sequence=bundle.sequence, **_contents(bundle))
             await self._save(identity)
             await self._serve(identity)
 
@@ -172,7 +172,12 @@ def write_files(files: CertificateFiles, identity: AgentIdentity) -> None:
         private_key_pem=identity.svid.private_key_pem,
         chain_pem=identity.svid.chain_pem.encode("ascii"),
         roots_pem=identity.bundle.pem.encode("ascii"),
+        crl_pem=crl_pem(identity.bundle.revocation_lists).encode("ascii"),
     )
+
+
+def _contents(bundle: TrustBundle) -> dict[str, int]:
+    return {"roots": len(bundle.x509_authorities), "revocation_lists": len(bundle.revocation_lists)}
 
 
 def _facts(identity: AgentIdentity) -> dict[str, str | int]:

@@ -14,6 +14,7 @@ from meshca.agent.renewal import Lifetime
 from meshca.errors import invalid
 from meshca.spiffe.bundles import TrustBundle
 from meshca.spiffe.ids import SpiffeId
+from meshca.spiffe.revocation_lists import check_revocation_lists
 from meshca.spiffe.svids import X509Svid
 from meshca.spiffe.verification import verify_x509_path
 
@@ -56,10 +57,12 @@ class AgentIdentity:
 def verified_identity(
     svid: X509Svid, bundle: TrustBundle, mtls: ServerAddress | None, *, received_at: datetime, now: datetime
 ) -> AgentIdentity:
-    """The identity, once everything about it is checked at `now`: path to the bundle, validity, purposes, key.
+    """The identity, once everything about it is checked at `now`: path to the bundle, validity, purposes, key, and the
+    revocation lists of the bundle.
 
     Raises INVALID or UNAUTHENTICATED where something does not hold.
     """
+    check_revocation_lists(bundle, now)
     published = publication_of(svid, bundle, now)
     path = verify_x509_path(svid.chain, {bundle.trust_domain: bundle}, now=now)
     life = Lifetime(min(received_at, now), path.not_after)
@@ -109,5 +112,9 @@ def _check_bundle_succession(held: TrustBundle, new: TrustBundle) -> None:
             f"the trust bundle went back from sequence {held.sequence} to {new.sequence}:"
             " an older bundle may trust roots that were given up"
         )
-    if new.sequence == held.sequence and set(new.x509_authorities) != set(held.x509_authorities):
+    if new.sequence != held.sequence:
+        return
+    if set(new.revocation_lists) != set(held.revocation_lists):
+        raise invalid(f"the trust bundle has other revocation lists under the same sequence {new.sequence}")
+    if set(new.x509_authorities) != set(held.x509_authorities):
         raise invalid(f"the trust bundle has other roots than before under the same sequence {new.sequence}")

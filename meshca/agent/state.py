@@ -22,13 +22,13 @@ from meshca.agent.addresses import ServerAddress, parse_server_address
 from meshca.agent.durable import replace_file
 from meshca.agent.identity import AgentIdentity, verified_identity
 from meshca.errors import MeshcaError, internal, invalid
-from meshca.spiffe.bundles import TrustBundle
+from meshca.spiffe.bundles import RevocationList, TrustBundle
 from meshca.spiffe.ids import TrustDomain, parse_workload_id
 from meshca.spiffe.svids import X509Svid
 
 FILE_NAME = "identity.json"
 FORMAT = 1
-MAX_BYTES = 1024 * 1024
+MAX_BYTES = 4 * 1024 * 1024  # revocation lists may have two, and are written in base64
 
 _log = structlog.get_logger("meshca.agent")
 
@@ -114,6 +114,10 @@ def _document(identity: AgentIdentity, binding: str) -> dict[str, Any]:
             "x509_authorities": [_b64(der) for der in bundle.x509_authorities],
             "sequence": bundle.sequence,
             "refresh_hint": bundle.refresh_hint,
+            "revocation_lists": [
+                {"crl": _b64(each.crl), "issuers": [_b64(der) for der in each.issuers]}
+                for each in bundle.revocation_lists
+            ],
         },
         "mtls_address": None if identity.mtls is None else str(identity.mtls),
         "received_at": identity.life.received_at.isoformat(),
@@ -140,7 +144,13 @@ def _bundle(document: Any) -> TrustBundle:
     sequence, hint = document["sequence"], document["refresh_hint"]
     if type(sequence) is not int or type(hint) is not int:
         raise TypeError
-    return TrustBundle(TrustDomain(document["trust_domain"]), authorities, sequence, hint)
+    # an agent before the first that knew of lists wrote none
+    lists = tuple(_list(each) for each in document.get("revocation_lists", []))
+    return TrustBundle(TrustDomain(document["trust_domain"]), authorities, sequence, hint, lists)
+
+
+def _list(document: Any) -> RevocationList:
+    return RevocationList(_from_b64(document["crl"]), tuple(_from_b64(der) for der in document["issuers"]))
 
 
 def _b64(data: bytes) -> str:

@@ -13,10 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import TypeVar
 
 from meshca.pki.records import ISTIO
 
 MAX_LAGGARDS = 100
+
+C = TypeVar("C")
 UNKNOWN = "unknown"  # stands for the issuer of a certificate that the ledger does not hold; no authority's id
 
 
@@ -115,7 +118,8 @@ class Evidence:
     that it signed; `depending` how many holders may use certificates of exactly these authorities; `channels` how many
     are known by each channel, and `until` when the last of their certificates ends. Where a certificate is not in the
     ledger, `UNKNOWN` stands for its issuer. `seen` tells for how long this process has seen each authority in the state
-    that it is in.
+    that it is in. `least_checking` is the lowest sequence that is known of a holder who may check revocation lists,
+    None where there is none: those that have the bundle by `CERTIFICATE` get no lists.
     """
 
     coverage: Mapping[int, Coverage] = field(default_factory=dict)
@@ -125,6 +129,7 @@ class Evidence:
     seen: Mapping[str, timedelta] = field(default_factory=dict)
     at: datetime | None = None
     until: Mapping[Channel, datetime] = field(default_factory=dict)
+    least_checking: int | None = None
 
     def depend_on(self, authority_ids: Iterable[str]) -> int:
         """How many holders may use a certificate of any of these authorities."""
@@ -173,6 +178,7 @@ class EvidenceBook:
         self._sequences: Counter[int] = Counter()  # how many holders have exactly that
         self._depending: Counter[frozenset[str]] = Counter()  # how many may use certificates of exactly these issuers
         self._untils: dict[Channel, Counter[datetime]] = {channel: Counter() for channel in Channel}  # of holders
+        self._checking: Counter[int] = Counter()  # as `_sequences`, without those who get no revocation lists
         self._complete: dict[int, float] = {}  # since when, in monotonic seconds
 
     def __len__(self) -> int:
@@ -212,6 +218,7 @@ class EvidenceBook:
             channels={channel: ends.total() for channel, ends in self._untils.items() if ends},
             at=now,
             until={channel: max(ends) for channel, ends in self._untils.items() if ends},
+            least_checking=min((sequence for sequence, count in self._checking.items() if count), default=None),
         )
 
     def coverage(self, sequence: int, now: datetime, monotonic: float) -> Coverage:
@@ -286,19 +293,19 @@ class EvidenceBook:
             return
         self._count(holder, -1)
         holder.channel = channel
-        self._count(holder, 1)
         if sequence >= holder.refused:
             holder.refusal, holder.refused = "", 0
         if sequence > holder.sequence:
             self._sequences[holder.sequence] -= 1
             self._sequences[sequence] += 1
             holder.sequence, holder.since = sequence, at
+        self._count(holder, 1)
 
     def _count(self, holder: _Holder, by: int) -> None:
-        ends = self._untils[holder.channel]
-        ends[holder.until] += by
-        if not ends[holder.until]:
-            del ends[holder.until]
+        """Takes it into account, or out of it, by its channel."""
+        _add_up(self._untils[holder.channel], holder.until, by)
+        if holder.channel is not Channel.CERTIFICATE:
+            _add_up(self._checking, holder.sequence, by)
 
     def _uses(self, holder: _Holder, serial: str) -> None:
         """It has shown that it uses that certificate, so it has done with those from before.
@@ -327,3 +334,9 @@ class EvidenceBook:
             del ends[end]
         if not ends:
             del self._signed[issuer_id]
+
+
+def _add_up(counter: Counter[C], key: C, by: int) -> None:
+    counter[key] += by
+    if not counter[key]:
+        del counter[key]

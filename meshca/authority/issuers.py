@@ -1,7 +1,9 @@
 """When issuing CAs are prepared, activated and pruned.
 
 They travel in the chain of what they sign, so relying parties need nothing beforehand: the clock decides, and that the
-active one is under the active root. Only their end is a matter of evidence.
+active one is under the active root. While revocation lists are in use they do need something: the new one's list, or
+they refuse what it signs. Then it waits until everybody who checks lists is known to have that. Their end, too, is a
+matter of evidence.
 """
 
 from __future__ import annotations
@@ -31,10 +33,24 @@ def decide_issuers(ring: AuthorityRing, policy: IssuerPolicy, now: datetime, evi
     prepared = [a for a in ring.of(AuthorityKind.ISSUER, AuthorityState.PREPARED) if _is_of_use(a, root, now)]
     usable = [a for a in prepared if a.not_before <= now]
     if active is None or _is_out_of_place(active, root, now) or _is_due(root, active, policy, policy.activate_at, now):
-        return (Activate(usable[0].id) if usable else PrepareIssuer(), *spent)
+        ready = [a for a in usable if is_listed(a, ring, policy, evidence)]
+        if ready:
+            return (Activate(ready[0].id), *spent)
+        return spent if usable else (PrepareIssuer(), *spent)
     if not prepared and _is_due(root, active, policy, policy.prepare_at, now):
         return (PrepareIssuer(), *spent)
     return spent
+
+
+def is_listed(issuer: Authority, ring: AuthorityRing, policy: IssuerPolicy, evidence: Evidence) -> bool:
+    """Whether what it signs would be accepted by everybody who checks revocation lists: none are in use, or all of them
+    have its own, and no door gives out a bundle without."""
+    if not ring.crls:
+        return True
+    crl = ring.crl_of(issuer.id)
+    if crl is None or crl.since is None or evidence.at is None or crl.since + policy.propagation > evidence.at:
+        return False
+    return evidence.least_checking is None or evidence.least_checking >= crl.sequence
 
 
 def _is_of_use(prepared: Authority, root: Authority, now: datetime) -> bool:

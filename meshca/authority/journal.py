@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from meshca.authority.ring import Advanced, AuthorityRing, Prepared, RingEvent, RotationBegun, RotationFinished
+from meshca.authority.ring import (
+    Advanced,
+    AuthorityRing,
+    CrlsPublished,
+    Prepared,
+    RingEvent,
+    RotationBegun,
+    RotationFinished,
+)
 
 SCHEDULE = "schedule"
 
@@ -39,6 +47,8 @@ def entry_for(
             step, subject = taken.value, authority_id
         case RotationBegun():
             step, subject = "begin rotation", ""
+        case CrlsPublished(crls):
+            step, subject = ("publish revocation lists" if crls else "withdraw revocation lists"), ""
         case RotationFinished():
             step, subject = "finish rotation", rotation.successor if rotation else ""
         case _:

@@ -9,7 +9,7 @@ from enum import Enum
 from functools import reduce
 
 from meshca.errors import conflict, internal, unreachable
-from meshca.spiffe.bundles import TrustBundle
+from meshca.spiffe.bundles import RevocationList, TrustBundle
 from meshca.spiffe.ids import TrustDomain
 
 
@@ -83,6 +83,24 @@ TRANSITIONS: dict[tuple[AuthorityState, Step], AuthorityState | None] = {
 
 
 @dataclass(frozen=True, slots=True)
+class IssuedCrl:
+    """The revocation list (`crl`, DER) of one issuing CA.
+
+    `revision` is that of the bans that it was made from; `sequence` the bundle in which its CA first had a list, and
+    `since` when that was: both are the ring's to set.
+    """
+
+    issuer_id: str
+    crl: bytes
+    number: int
+    this_update: datetime
+    next_update: datetime
+    revision: int
+    sequence: int = 0
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """A new authority exists: its key is made and its certificate signed."""
 
@@ -128,7 +146,15 @@ class RotationAborted:
     at: datetime
 
 
-RingEvent = Prepared | Advanced | RotationBegun | RotationFinished | RotationAborted
+@dataclass(frozen=True, slots=True)
+class CrlsPublished:
+    """The bundle has these revocation lists from `at` on: of each issuing CA that is not revoked, or none at all."""
+
+    crls: tuple[IssuedCrl, ...]
+    at: datetime
+
+
+RingEvent = Prepared | Advanced | RotationBegun | RotationFinished | RotationAborted | CrlsPublished
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +178,8 @@ class AuthorityRing:
 
     At most one authority of a kind is ACTIVE. `apply` is the only way to a next ring. `rotation` is the rotation of the
     root under way; `held_since` says that one was aborted, and that the schedule begins no other by itself; `renewal`
-    is the latest order to replace certificates.
+    is the latest order to replace certificates. `crls` are the revocation lists in use: where there is any, verifiers
+    refuse what an issuing CA without one has signed.
     """
 
     trust_domain: TrustDomain
@@ -161,6 +188,7 @@ class AuthorityRing:
     rotation: RootRotation | None = None
     held_since: datetime | None = None
     renewal: RenewalOrder | None = None
+    crls: tuple[IssuedCrl, ...] = ()
 
     def __post_init__(self) -> None:
         for kind in AuthorityKind:
@@ -203,9 +231,27 @@ class AuthorityRing:
         """The roots that the bundle holds: all that are not revoked."""
         return tuple(a for a in self.of(AuthorityKind.ROOT) if a.state is not AuthorityState.REVOKED)
 
+    @property
+    def leaf_issuers(self) -> tuple[Authority, ...]:
+        """The issuing CAs whose leaves are to be accepted: all that are not revoked."""
+        return tuple(a for a in self.of(AuthorityKind.ISSUER) if a.state is not AuthorityState.REVOKED)
+
+    def crl_of(self, issuer_id: str) -> IssuedCrl | None:
+        """The revocation list of that issuing CA, or None."""
+        return next((crl for crl in self.crls if crl.issuer_id == issuer_id), None)
+
     def bundle(self) -> TrustBundle:
-        """The trust bundle: every root that is not revoked. Raises INVALID rather than give an empty one."""
-        return TrustBundle(self.trust_domain, tuple(root.certificate for root in self.trusted), self.sequence)
+        """The trust bundle: every root that is not revoked, and the revocation lists of the issuing CAs under them.
+
+        Raises INVALID rather than give an empty one.
+        """
+        roots = {root.id: root.certificate for root in self.trusted}
+        lists = tuple(
+            RevocationList(crl.crl, (issuer.certificate, *issuer.chain))
+            for issuer in self.leaf_issuers
+            if issuer.issuer_id in roots and (crl := self.crl_of(issuer.id)) is not None
+        )
+        return TrustBundle(self.trust_domain, tuple(roots.values()), self.sequence, revocation_lists=lists)
 
 
 def apply(ring: AuthorityRing, event: RingEvent) -> AuthorityRing:
@@ -222,6 +268,8 @@ def apply(ring: AuthorityRing, event: RingEvent) -> AuthorityRing:
             return replace(ring, rotation=None)
         case RotationAborted():
             return _abort(ring, event)
+        case CrlsPublished():
+            return _publish(ring, event)
         case _:
             unreachable(event)
 
@@ -246,7 +294,10 @@ def _add(ring: AuthorityRing, authority: Authority) -> AuthorityRing:
 
 
 def _activate(ring: AuthorityRing, event: Advanced) -> AuthorityRing:
-    current = ring.active(_get(ring, event.authority_id).kind)
+    authority = _get(ring, event.authority_id)
+    if ring.crls and authority.kind is AuthorityKind.ISSUER and ring.crl_of(authority.id) is None:
+        raise conflict(f"cannot activate authority {authority.id}: revocation lists are in use, and it has none yet")
+    current = ring.active(authority.kind)
     if current is not None and current.id != event.authority_id:
         ring = _advance(ring, replace(event, authority_id=current.id, step=Step.RETIRE))
     return replace(_advance(ring, event), renewal=event.renewal or ring.renewal)
@@ -268,7 +319,9 @@ def _advance(ring: AuthorityRing, event: Advanced) -> AuthorityRing:
     state = TRANSITIONS[authority.state, step]
     changed = None if state is None else _changed(authority, state, event)
     after = replace(ring, authorities=_replaced(ring.authorities, authority, changed))
-    if len(after.trusted) == len(ring.trusted):
+    accepted = {issuer.id for issuer in after.leaf_issuers}
+    after = replace(after, crls=tuple(crl for crl in ring.crls if crl.issuer_id in accepted))
+    if len(after.trusted) == len(ring.trusted) and after.crls == ring.crls:
         return after
     if not after.trusted:
         raise conflict(f"cannot {step.value} authority {authority.id}: the trust bundle would be empty without it")
@@ -317,6 +370,23 @@ def _abort(ring: AuthorityRing, event: RotationAborted) -> AuthorityRing:
             )
         ring = _activate(ring, Advanced(predecessor.id, Step.ACTIVATE, event.at))
     return replace(ring, rotation=None, held_since=event.at)
+
+
+def _publish(ring: AuthorityRing, event: CrlsPublished) -> AuthorityRing:
+    """Half the lists would make verifiers refuse the leaves of the other half."""
+    given = [crl.issuer_id for crl in event.crls]
+    if given and sorted(given) != sorted(issuer.id for issuer in ring.leaf_issuers):
+        raise conflict("revocation lists are published of every issuing CA, or of none")
+    sequence = ring.sequence + 1
+    return replace(ring, sequence=sequence, crls=tuple(_kept(ring, crl, sequence, event.at) for crl in event.crls))
+
+
+def _kept(ring: AuthorityRing, crl: IssuedCrl, sequence: int, at: datetime) -> IssuedCrl:
+    """The list, with when its CA first had one: then, or now."""
+    before = ring.crl_of(crl.issuer_id)
+    if before is None:
+        return replace(crl, sequence=sequence, since=at)
+    return replace(crl, sequence=before.sequence, since=before.since)
 
 
 def _get(ring: AuthorityRing, authority_id: str) -> Authority:

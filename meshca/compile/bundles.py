@@ -83,11 +83,15 @@ def bundle_message(bundle: TrustBundle) -> certificates_pb2.TrustBundle:
         x509_authorities=bundle.x509_authorities,
         sequence=bundle.sequence,
         refresh_hint_seconds=bundle.refresh_hint,
+        revocation_lists=[
+            certificates_pb2.RevocationList(crl=each.crl, issuers=each.issuers) for each in bundle.revocation_lists
+        ],
     )
 
 
 def _validator(bundles: tuple[TrustBundle, ...]) -> Resource:
-    """For Envoy's SPIFFE validator, which trusts the roots of each domain for the ids of that domain alone."""
+    """For Envoy's SPIFFE validator, which trusts the roots of each domain for the ids of that domain alone. It takes no
+    notice of revocation lists, so it gets none: who uses it learns of a revocation when a certificate ends."""
     config = SPIFFECertValidatorConfig(
         trust_domains=[
             SPIFFECertValidatorConfig.TrustDomain(

@@ -23,7 +23,7 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 
 from meshca.errors import MeshcaError, internal, invalid
 from meshca.pki.keys import key_family
-from meshca.spiffe.bundles import TrustBundle
+from meshca.spiffe.bundles import TrustBundle, crl_pem
 from meshca.spiffe.svids import X509Svid
 from meshca.spiffe.verification import verify_x509_svid
 from meshca.xds.snapshot import Resource, content_version
@@ -47,7 +47,8 @@ def identity_secrets(svid: X509Svid, bundle: TrustBundle, now: datetime) -> tupl
 
 def bundle_secrets(bundle: TrustBundle) -> tuple[Resource, ...]:
     """The Secrets with a CertificateValidationContext that trusts all of `bundle` and nothing else, under `ROOTCA` and
-    the trust domain's id.
+    the trust domain's id; with its revocation lists, which Envoy is told to hold against leaves alone: it would
+    otherwise want a list of every CA above them, too.
 
     They have no SAN matchers: Envoy adds those of a secret to those of its own configuration, so they could only widen
     what an operator admits. Raises INTERNAL rather than give an empty one, which would let everybody in.
@@ -59,7 +60,11 @@ def bundle_secrets(bundle: TrustBundle) -> tuple[Resource, ...]:
 
 def _trust(name: str, bundle: TrustBundle) -> Resource:
     trust = CertificateValidationContext(trusted_ca=DataSource(inline_bytes=bundle.pem.encode("ascii")))
-    version = content_version(b"bundle", name.encode(), *bundle.x509_authorities)
+    lists = bundle.revocation_lists
+    if lists:
+        trust.crl.inline_bytes = crl_pem(lists).encode("ascii")
+        trust.only_verify_leaf_cert_crl = True
+    version = content_version(b"bundle", name.encode(), *bundle.x509_authorities, *(each.crl for each in lists))
     return _resource(version, Secret(name=name, validation_context=trust))
 
 

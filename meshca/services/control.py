@@ -8,7 +8,9 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from meshca.authority.actions import RotationPolicy
 from meshca.authority.evidence import Evidence
+from meshca.authority.issuers import is_listed
 from meshca.authority.journal import JournalEntry, entry_for
 from meshca.authority.plan import RotationPlan, plan_rotation
 from meshca.authority.progress import Alarm, Progress, alarms, progress_of
@@ -165,8 +167,8 @@ class AuthorityControl:
             case Step.ACTIVATE, AuthorityState.PREPARED | AuthorityState.OLD if is_root:
                 covered = is_covered(authority, ring, policy.root, evidence)
                 return None if covered else _who_lacks(authority, evidence)
-            case Step.ACTIVATE, _ if not is_root and ring.find(authority.issuer_id) != ring.active(AuthorityKind.ROOT):
-                return "its root is not the active one"
+            case Step.ACTIVATE, _ if not is_root:
+                return _why_not_sign(authority, ring, policy, evidence)
             case Step.REVOKE, _ if not is_root:
                 return "only roots are trusted by themselves: taint the root above it to have what it signed refused"
             case Step.REVOKE, AuthorityState.TAINTED:
@@ -213,6 +215,14 @@ def _find(ring: AuthorityRing, authority_id: str) -> Authority:
     if len(found) > 1:
         raise invalid(f"authority {authority_id} fits {len(found)} ids: give more digits")
     return found[0]
+
+
+def _why_not_sign(issuer: Authority, ring: AuthorityRing, policy: RotationPolicy, evidence: Evidence) -> str | None:
+    if ring.find(issuer.issuer_id) != ring.active(AuthorityKind.ROOT):
+        return "its root is not the active one"
+    if issuer.state is AuthorityState.PREPARED and not is_listed(issuer, ring, policy.issuer, evidence):
+        return "not everybody is known to have its revocation list"
+    return None
 
 
 def _who_lacks(root: Authority, evidence: Evidence) -> str:

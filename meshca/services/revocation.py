@@ -7,12 +7,13 @@ from datetime import datetime
 
 import structlog
 
-from meshca.errors import exhausted, invalid, not_found
+from meshca.errors import MeshcaError, exhausted, invalid, not_found
 from meshca.pki.certificates import CertificateKind
 from meshca.pki.records import CertificateRecord, LedgerQuery
 from meshca.ports import CertificateLedger, Clock, RevocationStore
 from meshca.services.control import OPERATOR, checked_reason
 from meshca.services.enrolment import check_assignable
+from meshca.services.revocation_lists import RevocationLists
 from meshca.services.ring import RingKeeper
 from meshca.spiffe.bans import NO_BANS, Ban, BanKind
 from meshca.spiffe.ids import parse_workload_id
@@ -24,10 +25,19 @@ _SERIAL = re.compile(r"[0-9a-f]{4,40}", re.ASCII)
 
 
 class Revocations:
-    """Bans and lifts bans; this process acts on it at once, the others within a second. May be used on any thread."""
+    """Bans and lifts bans. This process acts on it at once, and relying parties are told; the others within a second.
+    May be used on any thread."""
 
-    def __init__(self, keeper: RingKeeper, store: RevocationStore, ledger: CertificateLedger, clock: Clock) -> None:
+    def __init__(
+        self,
+        keeper: RingKeeper,
+        store: RevocationStore,
+        ledger: CertificateLedger,
+        lists: RevocationLists,
+        clock: Clock,
+    ) -> None:
         self._keeper = keeper
+        self._lists = lists
         self._store = store
         self._ledger = ledger
         self._clock = clock
@@ -46,7 +56,7 @@ class Revocations:
             raise exhausted(f"{MAX_STANDING} revocations stand already: lift some with `meshca unban`")
         self._store.add(new)
         _log.warning("revoked", kind=new.kind.value, subject=new.subject, spiffe_id=new.spiffe_id, reason=why)
-        self._keeper.refresh()
+        self._publish(f"{new.subject} is revoked", why)
         return new
 
     def unban(self, spiffe_id: str, serial: str) -> Ban:
@@ -54,7 +64,7 @@ class Revocations:
         kind, subject = self._named(spiffe_id, serial)
         lifted = self._store.lift(kind, subject, self._now())
         _log.warning("unbanned", kind=kind.value, subject=subject, spiffe_id=lifted.spiffe_id)
-        self._keeper.refresh()
+        self._publish(f"{subject} is no longer revoked", "unban")
         return lifted
 
     def listing(self, limit: int, *, lifted: bool) -> tuple[Ban, ...]:
@@ -63,6 +73,14 @@ class Revocations:
         if lifted:
             return self._store.history(limit)
         return self._store.standing(NO_BANS).bans[: -limit - 1 : -1]
+
+    def _publish(self, done: str, reason: str) -> None:
+        """Tells relying parties. What is done is done, also where they cannot be told right now."""
+        try:
+            self._lists.publish(OPERATOR, reason)
+        except MeshcaError as error:
+            problem = f"{done}, but relying parties cannot be told yet, which is tried again every second"
+            raise MeshcaError(error.kind, f"{problem}: {error.message}") from error
 
     def _ban(self, spiffe_id: str, serial: str, reason: str, now: datetime) -> Ban:
         _check_one(spiffe_id, serial)

@@ -11,7 +11,7 @@ from meshca.authority.journal import JournalEntry
 from meshca.authority.ring import AuthorityKind, AuthorityRing, AuthorityState, RingEvent, apply_all
 from meshca.ports import AuthorityStore, KeyManager, RevocationStore, StoredRing
 from meshca.services.signing import Signing, open_state
-from meshca.spiffe.bans import NO_BANS
+from meshca.spiffe.bans import NO_BANS, BanList
 
 
 class RingKeeper:
@@ -38,6 +38,11 @@ class RingKeeper:
         self._bans = NO_BANS
         # what is read or saved is published before anything else is read or saved: nothing older comes after it
         self._publishing = threading.Lock()
+
+    @property
+    def bans(self) -> BanList:
+        """The bans as of the last look at the store."""
+        return self._bans
 
     def refresh(self) -> StoredRing:
         """Reads the stored ring and the bans and publishes them if they are news, confirms what is published otherwise.

@@ -112,7 +112,7 @@ class RotationSettings(Section):
 
     soak: Duration = timedelta(seconds=30)
     deadline: Duration = timedelta(hours=1)
-    confirm_within: Annotated[Duration, Field(ge=timedelta(seconds=1), le=timedelta(minutes=5))] = CONFIRMED_FOR
+    confirm_within: Annotated[Duration, Field(ge=timedelta(seconds=2), le=timedelta(minutes=5))] = CONFIRMED_FOR
 
     @property
     def propagation(self) -> timedelta:

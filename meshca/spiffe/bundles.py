@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,18 +14,29 @@ from meshca.errors import invalid
 from meshca.spiffe.ids import TrustDomain
 
 
+@dataclass(frozen=True, slots=True)
+class RevocationList:
+    """The certificates of one CA that are refused before their end: a CRL (DER), and DER certificates of the CA that
+    signed it and of those above it, without the root. Nothing is checked here: see `spiffe.revocation_lists`."""
+
+    crl: bytes
+    issuers: tuple[bytes, ...]
+
+
 @dataclass(frozen=True)
 class TrustBundle:
     """The roots that vouch for one trust domain; never empty.
 
     `x509_authorities` are DER certificates, each a CA; `sequence` grows by one with each change of content;
-    `refresh_hint` is in seconds. Raises INVALID for an empty bundle or a certificate that is no CA.
+    `refresh_hint` is in seconds. `revocation_lists` is empty, or has a list of every CA that signs leaves.
+    Raises INVALID for an empty bundle or a certificate that is no CA.
     """
 
     trust_domain: TrustDomain
     x509_authorities: tuple[bytes, ...]
     sequence: int
     refresh_hint: int = 300
+    revocation_lists: tuple[RevocationList, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.x509_authorities:
@@ -42,6 +55,17 @@ class TrustBundle:
     def pem(self) -> str:
         """All authorities as concatenated PEM."""
         return "".join(c.public_bytes(Encoding.PEM).decode("ascii") for c in self.certificates)
+
+
+def crl_pem(lists: Iterable[RevocationList]) -> str:
+    """Revocation lists as concatenated PEM (RFC 7468 section 6)."""
+    return "".join(_pem_block(each.crl) for each in lists)
+
+
+def _pem_block(crl: bytes) -> str:
+    text = base64.b64encode(crl).decode("ascii")
+    lines = [text[start : start + 64] for start in range(0, len(text), 64)]
+    return "\n".join(("-----BEGIN X509 CRL-----", *lines, "-----END X509 CRL-----", ""))
 
 
 def parse_bundle_pem(trust_domain: TrustDomain, pem: bytes, *, sequence: int = 0) -> TrustBundle:

@@ -7,12 +7,20 @@ import json
 from datetime import datetime
 from typing import Any
 
-from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState, RenewalOrder, RootRotation
+from meshca.authority.ring import (
+    Authority,
+    AuthorityKind,
+    AuthorityRing,
+    AuthorityState,
+    IssuedCrl,
+    RenewalOrder,
+    RootRotation,
+)
 from meshca.errors import MeshcaError, internal
 from meshca.spiffe.ids import TrustDomain
 from meshca.stores.mapping import from_seconds, to_seconds
 
-FORMAT = 2
+FORMAT = 3
 
 
 def write_ring(ring: AuthorityRing) -> str:
@@ -25,6 +33,7 @@ def write_ring(ring: AuthorityRing) -> str:
         "rotation": None if ring.rotation is None else _write_rotation(ring.rotation),
         "held_since": _write_time(ring.held_since, "held_since"),
         "renewal": None if ring.renewal is None else _write_renewal(ring.renewal),
+        "crls": [_write_crl(crl) for crl in ring.crls],
     }
     return json.dumps(document)
 
@@ -41,6 +50,7 @@ def read_ring(text: str) -> AuthorityRing:
             rotation=None if rotation is None else _read_rotation(rotation),
             held_since=_read_time(document["held_since"]),
             renewal=None if renewal is None else _read_renewal(renewal),
+            crls=tuple(_read_crl(fields) for fields in _list(document["crls"])),
         )
     except KeyError as error:
         raise internal(f"the stored authority ring cannot be read: {error} is missing") from error
@@ -49,13 +59,17 @@ def read_ring(text: str) -> AuthorityRing:
 
 
 def _current(document: dict[str, Any]) -> dict[str, Any]:
-    """The document in today's format. Format 1 knew no rotation of roots, nor since when an authority is as it is."""
+    """The document in today's format. Format 1 knew no rotation of roots, nor since when an authority is as it is;
+    format 2 no revocation lists."""
     match _integer(document["format"]):
         case 1:
             unknown = {"since": None, "distrust_at": None}
             authorities = [{**fields, **unknown} for fields in _list(document["authorities"])]
-            return {**document, "authorities": authorities, "rotation": None, "held_since": None, "renewal": None}
+            known = {**document, "authorities": authorities, "rotation": None, "held_since": None, "renewal": None}
+            return {**known, "crls": []}
         case 2:
+            return {**document, "crls": []}
+        case 3:
             return document
         case other:
             raise ValueError(f"its format is {other}, this meshca knows {FORMAT}")
@@ -128,6 +142,32 @@ def _read_renewal(fields: dict[str, Any]) -> RenewalOrder:
         issuer_ids=tuple(_text(each) for each in _list(fields["issuer_ids"])),
         start=from_seconds(_integer(fields["start"])),
         seconds=_integer(fields["seconds"]),
+    )
+
+
+def _write_crl(crl: IssuedCrl) -> dict[str, Any]:
+    return {
+        "issuer_id": crl.issuer_id,
+        "crl": _base64(crl.crl),
+        "number": crl.number,
+        "this_update": to_seconds(crl.this_update, "this_update"),
+        "next_update": to_seconds(crl.next_update, "next_update"),
+        "revision": crl.revision,
+        "sequence": crl.sequence,
+        "since": _write_time(crl.since, "since"),
+    }
+
+
+def _read_crl(fields: dict[str, Any]) -> IssuedCrl:
+    return IssuedCrl(
+        issuer_id=_text(fields["issuer_id"]),
+        crl=_bytes(fields["crl"]),
+        number=_integer(fields["number"]),
+        this_update=from_seconds(_integer(fields["this_update"])),
+        next_update=from_seconds(_integer(fields["next_update"])),
+        revision=_integer(fields["revision"]),
+        sequence=_integer(fields["sequence"]),
+        since=_read_time(fields["since"]),
     )
 
 

@@ -13,6 +13,7 @@ from meshca.services.authorities import AuthorityMaker
 from meshca.services.control import AuthorityControl
 from meshca.services.evidence import RelyingParties
 from meshca.services.revocation import Revocations
+from meshca.services.revocation_lists import RevocationLists, crl_validity
 from meshca.services.ring import RingKeeper
 from meshca.services.rotation import AuthorityPlan, Rotation
 from meshca.services.signing import Signing
@@ -32,6 +33,7 @@ class Authorities:
     relying: RelyingParties
     control: AuthorityControl
     revocations: Revocations
+    lists: RevocationLists
 
 
 def build_authorities(
@@ -45,6 +47,7 @@ def build_authorities(
     """The services; nothing is read or changed yet."""
     maker = AuthorityMaker(keys, stores.ledger, clock)
     keeper = RingKeeper(stores.authorities, stores.revocations, keys, signing, monotonic)
+    lists = RevocationLists(keeper, keys, stores.ledger, clock, crl_validity(settings.leaf.max_ttl))
     relying = RelyingParties(
         stores.ledger, stores.evidence, stores.authorities, clock, monotonic, settings.leaf.max_ttl
     )
@@ -63,7 +66,8 @@ def build_authorities(
             plan,
             settings.rotation.deadline,
         ),
-        revocations=Revocations(keeper, stores.revocations, stores.ledger, clock),
+        revocations=Revocations(keeper, stores.revocations, stores.ledger, lists, clock),
+        lists=lists,
     )
 
 

@@ -109,7 +109,7 @@ class Server:
         else:
             addresses = await self._open_door(core, metrics, stack)
         await self._open_admin(core, admin_socket, stack)
-        http = await self._open_http(totals, checks, stack)
+        http = await self._open_http(core, totals, checks, stack)
         self._start_ticks(core, ticks, stack)
         self._announce(addresses, http, admin_socket, stack)
 
@@ -145,12 +145,12 @@ class Server:
         stack.push_async_callback(listener.stop, timedelta(seconds=1))
 
     async def _open_http(
-        self, totals: WorkerTotals, checks: dict[str, Callable[[], str | None]], stack: AsyncExitStack
+        self, core: Core, totals: WorkerTotals, checks: dict[str, Callable[[], str | None]], stack: AsyncExitStack
     ) -> str:
         host, port = parse_listen_address(self._settings.http_listen)
         registry = CollectorRegistry()
         registry.register(totals)
-        handle = await serve(host, port, build_app(checks, registry))
+        handle = await serve(host, port, build_app(checks, registry, lambda issuer_id: _crl(core, issuer_id)))
         stack.push_async_callback(handle.stop)
         self._background.append(handle.finished)
         return handle.address
@@ -159,6 +159,7 @@ class Server:
         ticks = Ticks(metrics, self._monotonic)
         every = self._settings.tick
         ticks.add("rotation", every, core.authorities.rotation.tick)
+        ticks.add("revocation_lists", every, core.authorities.lists.tick)
         ticks.add("server_certificate", every, core.identity.ensure)
         ticks.add("join_tokens", max(every, timedelta(minutes=10)), core.enrolment.prune)
         ticks.add("evidence", max(every, timedelta(minutes=10)), core.authorities.relying.prune)
@@ -189,19 +190,24 @@ class Server:
 def _first_tick(core: Core) -> None:
     """What is due, before anybody is served. A step that fails has its next turn; only a server without a certificate
     of its own cannot begin."""
-    try:
-        core.authorities.rotation.tick()
-    except MeshcaError as error:
-        _log.error("tick_failed", job="rotation", kind=error.kind.value, reason=error.message)
+    for name, step in (
+        ("revocations", core.authorities.lists.tick),  # lists that ended meanwhile would have everybody refused
+        ("rotation", core.authorities.rotation.tick),
+    ):
+        try:
+            step()
+        except MeshcaError as error:
+            _log.error("tick_failed", job=name, kind=error.kind.value, reason=error.message)
     core.identity.ensure()
 
 
 async def _follow(core: Core, ticks: Ticks) -> None:
-    """Keeps what the server signs with confirmed, and a rotation under way in motion, whatever the time of day does to
-    the scheduler."""
+    """Keeps what the server signs with confirmed, a rotation under way in motion and revocation lists fresh, whatever
+    the time of day does to the scheduler."""
     while True:
         await asyncio.sleep(REFRESH.total_seconds())
         await ticks.run("authorities", core.authorities.rotation.follow)
+        await ticks.run("revocations", core.authorities.lists.follow)
         await ticks.run("own_certificate", core.identity.ensure)  # its roots and its issuer are those of now
         ticks.hurry(core.clock.now())
 
@@ -213,6 +219,11 @@ def _ended_by_itself(task: asyncio.Task[Any]) -> MeshcaError:
     error = internal(f"the server's task {task.get_name()!r} ended by itself ({how}), and it cannot go on without")
     error.__cause__ = cause
     return error
+
+
+def _crl(core: Core, issuer_id: str) -> bytes | None:
+    found = core.signing.latest().ring.crl_of(issuer_id)
+    return None if found is None else found.crl
 
 
 def _checks(core: Core) -> dict[str, Callable[[], str | None]]:

@@ -29,6 +29,7 @@ from meshca.agent.tokens import JoinTokenSource, TokenFileSource, TokenSource
 from meshca.errors import ErrorKind, MeshcaError
 from meshca.pki.keys import KeyAlgorithm, KeyFamily, key_family
 from meshca.proto.meshca.v1 import certificates_pb2 as pb
+from tests.assets.crls import a_list
 from tests.fakes.certificate_authority import Answer, Behaviour, FakeAuthority, certificate_for, fresh_root
 from tests.fakes.clock import OffsetClock
 from tests.svids import DAY, new_key
@@ -87,6 +88,38 @@ async def test_first_a_token_then_the_certificate_and_a_new_key_each_time(
     assert str(third.spiffe_id) == "spiffe://example.org/ns/shop/sa/cart"
     key = load_pem_private_key(third.svid.private_key_pem, None)
     assert key.public_key() == third.svid.leaf.public_key()
+
+
+async def test_broken_revocation_lists_are_no_reason_to_be_without_a_certificate_nor_are_they_taken(
+    ca: FakeAuthority, clock: OffsetClock
+) -> None:
+    now, issuer = clock.now(), ca.root.intermediate("issuer")
+    asking = client(ca, clock)
+    ca.revocation_lists = (a_list(issuer, now, 5),)
+    held = await asking.obtain(None)
+    assert held.bundle.revocation_lists == ca.revocation_lists
+    good, ca.revocation_lists = ca.revocation_lists, (a_list(issuer, now, 5, signer=ca.root),)
+    renewed = await asking.obtain(held)
+    assert renewed.serial != held.serial
+    assert renewed.bundle.revocation_lists == good
+
+
+async def test_who_has_nothing_yet_takes_no_bundle_with_broken_revocation_lists(
+    ca: FakeAuthority, clock: OffsetClock
+) -> None:
+    ca.revocation_lists = (a_list(ca.root.intermediate("issuer"), clock.now(), 5, signer=ca.root),)
+    assert "does not verify" in (await refused(client(ca, clock))).message
+
+
+async def test_other_revocation_lists_under_the_same_sequence_are_refused(
+    ca: FakeAuthority, clock: OffsetClock
+) -> None:
+    issuer = ca.root.intermediate("issuer")
+    asking = client(ca, clock)
+    ca.revocation_lists = (a_list(issuer, clock.now(), 5),)
+    held = await asking.obtain(None)
+    ca.revocation_lists = ()
+    assert "other revocation lists" in (await refused(asking, held)).message
 
 
 async def test_the_life_counts_from_receipt(ca: FakeAuthority, clock: OffsetClock) -> None:

@@ -43,6 +43,23 @@ def test_a_set_is_readable_under_stable_names_and_the_key_is_private(tmp_path: P
     assert os.readlink(tmp_path / "out" / "key.pem") == "..data/key.pem"
 
 
+def test_revocation_lists_are_in_the_set_while_there_are_any(tmp_path: Path) -> None:
+    files = CertificateFiles(tmp_path)
+    write(files, b"1")
+    assert not os.path.lexists(tmp_path / "crl.pem")
+    files.write(private_key_pem=b"key", chain_pem=b"chain", roots_pem=b"roots", crl_pem=b"lists")
+    assert (tmp_path / "crl.pem").read_bytes() == b"lists"
+    assert stat.S_IMODE((tmp_path / "crl.pem").stat().st_mode) == 0o644
+    write(files, b"2")
+    assert not os.path.lexists(tmp_path / "crl.pem"), "a reader would take a link to nothing for a broken list"
+
+
+def test_a_file_of_somebody_elses_stays(tmp_path: Path) -> None:
+    (tmp_path / "crl.pem").write_bytes(b"theirs")
+    write(CertificateFiles(tmp_path), b"1")
+    assert (tmp_path / "crl.pem").read_bytes() == b"theirs"
+
+
 def test_a_concurrent_reader_never_sees_a_torn_set(tmp_path: Path) -> None:
     files = CertificateFiles(tmp_path)
     write(files, b"first")

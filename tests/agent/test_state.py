@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from meshca.agent.addresses import ServerAddress
+from meshca.agent.identity import verified_identity
 from meshca.agent.state import AgentState, _document, state_binding
 from meshca.errors import ErrorKind, MeshcaError
 from tests.agent.identities import identity
+from tests.assets.crls import a_list, with_lists
 from tests.fakes.certificate_authority import fresh_root
 
 SERVER = ServerAddress("ca.example.org", 15012)
@@ -50,6 +52,22 @@ def test_what_was_saved_is_there_after_a_restart(state: AgentState) -> None:
     loaded = state.load(now())
     assert loaded is not None
     assert (loaded.svid, loaded.bundle, loaded.mtls, loaded.life) == (HELD.svid, HELD.bundle, HELD.mtls, HELD.life)
+
+
+def test_revocation_lists_are_there_after_a_restart_and_an_older_document_has_none(tmp_path: Path) -> None:
+    bundle = with_lists(HELD.bundle, a_list(ROOT.intermediate("issuer"), now(), 5))
+    held = verified_identity(HELD.svid, bundle, HELD.mtls, received_at=now(), now=now())
+    state = AgentState(tmp_path / "state", BINDING)
+    state.save(held)
+    loaded = state.load(now())
+    assert loaded is not None
+    assert loaded.bundle == bundle
+    document = json.loads(state.path.read_text())
+    del document["bundle"]["revocation_lists"]
+    state.path.write_text(json.dumps(document))
+    older = state.load(now())
+    assert older is not None
+    assert older.bundle == HELD.bundle
 
 
 def test_the_key_is_for_the_owner_only(state: AgentState) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from meshca.spiffe.bundles import TrustBundle
 from tests.agent.discovery import Delta, Sotw, roots, serial, until
 from tests.agent.nursery import Nursery
 from tests.agent.sites import BEARER, JOIN, Site
+from tests.assets.crls import a_list, with_lists
 from tests.fakes.certificate_authority import TRUST_DOMAIN, Behaviour, FakeAuthority, fresh_root
 from tests.fakes.clock import OffsetClock
 from tests.fakes.hub import DIRECTIVE_TYPE, FakeHub
@@ -186,6 +187,39 @@ def encoded(bundle: TrustBundle) -> bytes:
     return certificates_pb2.TrustBundle(
         trust_domain=bundle.trust_domain.name, x509_authorities=bundle.x509_authorities, sequence=bundle.sequence
     ).SerializeToString()
+
+
+async def test_revocation_lists_come_with_a_bundle_and_are_served_written_and_kept(
+    site: Site, ca: FakeAuthority, hub: FakeHub
+) -> None:
+    now = datetime.now(UTC)
+    issuer = ca.root.intermediate("issuer")
+    async with connected(site, hub) as agent:
+        hub.offer(with_lists(bundle_of(TRUST_DOMAIN, ca.root, sequence=2), a_list(issuer, now, 5)))
+        await until(lambda: hub.acked[-1] == "2")
+        context = (await site.fetch())["ROOTCA"].validation_context
+        assert context.only_verify_leaf_cert_crl
+        served = x509.load_pem_x509_crl(context.crl.inline_bytes)
+        assert [entry.serial_number for entry in served] == [5]
+        assert (site.output / "crl.pem").read_bytes() == context.crl.inline_bytes
+        state = site.socket.parent / "state" / "identity.json"
+        saved = json.loads(state.read_text())["bundle"]["revocation_lists"]
+        assert len(saved) == 1
+        held = agent.identity
+
+        # one that must not be served is refused with the bundle that it came in: without it, who is revoked would be
+        # accepted again
+        broken = a_list(issuer, now, signer=ca.root)
+        hub.offer(with_lists(bundle_of(TRUST_DOMAIN, ca.root, sequence=3), broken))
+        await until(lambda: bool(hub.nacked))
+        assert "revocation list 0 of the trust bundle has a signature that does not verify" in hub.nacked[0].reason
+        assert agent.identity is held
+        assert (await site.fetch())["ROOTCA"].validation_context == context
+
+        hub.offer(bundle_of(TRUST_DOMAIN, ca.root, sequence=4))
+        await until(lambda: hub.acked[-1] == "4")
+        assert not (await site.fetch())["ROOTCA"].validation_context.HasField("crl")
+        assert not (site.output / "crl.pem").exists()
 
 
 @pytest.mark.parametrize("case", [*MADE_WRONG, "foreign", "other roots", "backward", "does not vouch", "removed"])

@@ -19,6 +19,7 @@ from meshca.services.control import AuthorityControl
 from meshca.services.evidence import RelyingParties
 from meshca.services.issuance import Issuance, IssuedChain, SigningRequest
 from meshca.services.revocation import Revocations
+from meshca.services.revocation_lists import RevocationLists, crl_validity
 from meshca.services.ring import RingKeeper
 from meshca.services.rotation import AuthorityPlan, Rotation
 from meshca.services.signing import Signing
@@ -83,7 +84,9 @@ class FoundedCa:
         self.control = AuthorityControl(
             self.keeper, self.store, self.maker, self.relying.evidence, self.clock, self.plan, timedelta(hours=1)
         )
-        self.revocations = Revocations(self.keeper, self.bans, self.ledger, self.clock)
+        validity = crl_validity(self.policy.max_leaf_ttl)
+        self.lists = RevocationLists(self.keeper, self.keys, self.ledger, self.clock, validity)
+        self.revocations = Revocations(self.keeper, self.bans, self.ledger, self.lists, self.clock)
         self.issuance = Issuance(self.signing, self.ledger, self.join_tokens, self.clock, self.profile)
 
     def passed(self) -> float:

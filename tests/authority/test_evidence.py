@@ -543,6 +543,7 @@ def second_opinion(story: list[Told], sequence: int, now: datetime) -> Evidence:
         Counter(each.channel for each in states),
         at=now,
         until={c: max(each.until for each in states if each.channel is c) for c in {each.channel for each in states}},
+        least_checking=min((each.sequence for each in states if each.channel is not CERTIFICATE), default=None),
     )
 
 

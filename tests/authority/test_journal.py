@@ -12,6 +12,8 @@ from meshca.authority.ring import (
     Advanced,
     AuthorityKind,
     AuthorityState,
+    CrlsPublished,
+    IssuedCrl,
     Prepared,
     RingEvent,
     RootRotation,
@@ -29,12 +31,16 @@ ROTATION = RootRotation("operator", "because", FOUNDED, predecessor="root1", suc
 IDLE = ring_of(authority(1, ROOT, ACTIVE), sequence=7)
 ROTATING = replace(IDLE, rotation=ROTATION, authorities=(*IDLE.authorities, authority(2, ROOT)))
 
+A_CRL = IssuedCrl("issuer1", b"crl", 1, FOUNDED, NOW, 1)
+
 EVENTS: list[tuple[RingEvent, str, str]] = [
     *((Prepared(authority(3, kind)), f"prepare {kind.value}", f"{kind.value}3") for kind in AuthorityKind),
     *((Advanced("root2", step, NOW), step.value, "root2") for step in Step),
     (RotationBegun(ROTATION), "begin rotation", ""),
     (RotationFinished(), "finish rotation", "root2"),
     (RotationAborted(NOW), "abort rotation", "root2"),
+    (CrlsPublished((A_CRL,), NOW), "publish revocation lists", ""),
+    (CrlsPublished((), NOW), "withdraw revocation lists", ""),
 ]
 
 

@@ -12,9 +12,10 @@ from meshca.compile.bundles import BUNDLE_TYPE, NO_RENEWAL, RENEWAL_TYPE, Renewa
 from meshca.compile.secrets import bundle_secrets
 from meshca.errors import ErrorKind, MeshcaError
 from meshca.proto.meshca.v1 import certificates_pb2, discovery_pb2
-from meshca.spiffe.bundles import TrustBundle
+from meshca.spiffe.bundles import RevocationList, TrustBundle
 from meshca.spiffe.ids import TrustDomain
 from meshca.xds.snapshot import SECRET_TYPE, Snapshot
+from tests.assets.crls import a_list, with_lists
 from tests.svids import NOW, bundle_of, new_root
 
 ROOT, SECOND, FOREIGN = new_root("root"), new_root("second"), new_root("foreign")
@@ -129,3 +130,15 @@ def test_an_empty_bundle_is_never_served() -> None:
     object.__setattr__(other, "x509_authorities", ())
     with pytest.raises(MeshcaError):
         trust_snapshot(OWN, federated(other))
+
+
+def test_revocation_lists_are_in_the_message_and_in_secrets_that_envoy_reads_them_in() -> None:
+    listed = with_lists(OWN, a_list(ROOT.intermediate("lists"), NOW, 5))
+    before, after = trust_snapshot(OWN), trust_snapshot(listed)
+    resource = after.named(BUNDLE_TYPE)["spiffe://example.org"]
+    (sent,) = certificates_pb2.TrustBundle.FromString(resource.body).revocation_lists
+    assert RevocationList(sent.crl, tuple(sent.issuers)) == listed.revocation_lists[0]
+    changed = {
+        name for name, resource in after.named(SECRET_TYPE).items() if resource != before.named(SECRET_TYPE)[name]
+    }
+    assert changed == {"ROOTCA", "spiffe://example.org"}, "Envoy's SPIFFE validator ignores lists"

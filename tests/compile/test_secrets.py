@@ -24,10 +24,11 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from meshca.compile.secrets import bundle_secrets, identity_secrets
 from meshca.errors import ErrorKind, MeshcaError
 from meshca.pki.keys import PrivateKey
-from meshca.spiffe.bundles import TrustBundle
+from meshca.spiffe.bundles import TrustBundle, crl_pem
 from meshca.spiffe.ids import SpiffeId, TrustDomain
 from meshca.spiffe.svids import X509Svid
 from meshca.xds.snapshot import Resource
+from tests.assets.crls import a_list, with_lists
 from tests.svids import DAY, NOW, TestCa, bundle_of, new_key, new_root, uris
 
 ID = "spiffe://example.org/ns/a/sa/b"
@@ -317,3 +318,19 @@ def test_a_refusal_does_not_carry_the_key_in_its_causes() -> None:
         identity_secret(replace(GOOD, private_key_pem=broken))
     assert refusal.value.__cause__ is None
     assert refusal.value.__suppress_context__
+
+
+def test_revocation_lists_are_served_with_the_roots_and_held_against_leaves_alone() -> None:
+    issuer = ROOT.intermediate("lists")
+    plain = bundle_of("example.org", ROOT)
+    listed = with_lists(plain, a_list(issuer, NOW, 5), a_list(ROOT.intermediate("other"), NOW))
+    for before, resource in zip(bundle_secrets(plain), bundle_secrets(listed), strict=True):
+        context = Secret.FromString(resource.body).validation_context
+        assert context.crl.inline_bytes.count(b"BEGIN X509 CRL") == 2
+        assert context.crl.inline_bytes == crl_pem(listed.revocation_lists).encode()
+        assert context.only_verify_leaf_cert_crl
+        old = Secret.FromString(before.body).validation_context
+        assert (old.HasField("crl"), old.only_verify_leaf_cert_crl) == (False, False)
+        assert resource.version != before.version
+        newer = with_lists(plain, a_list(issuer, NOW, 5, 6), listed.revocation_lists[1])
+        assert resource.version not in {each.version for each in bundle_secrets(newer)}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -23,9 +23,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from envoy.service.discovery.v3 import ads_pb2_grpc
 
+from meshca.compile.bundles import bundle_message
 from meshca.pki.keys import spki_der
 from meshca.proto.meshca.v1 import certificates_pb2 as pb
 from meshca.proto.meshca.v1 import certificates_pb2_grpc
+from meshca.spiffe.bundles import RevocationList
 from tests.fakes.hub import FakeHub
 from tests.svids import DAY, TestCa, bundle_of, new_key, new_root, uris
 
@@ -77,6 +79,7 @@ class FakeAuthority:
         self.root = fresh_root()
         self.roots: tuple[TestCa, ...] = (self.root,)
         self.sequence = 1
+        self.revocation_lists: tuple[RevocationList, ...] = ()
         self.behaviour = Behaviour()
         self.calls: list[Call] = []
         self.join_tokens = set(join_tokens)
@@ -182,9 +185,7 @@ class FakeAuthority:
         told = f"127.0.0.1:{self.mtls_port}" if self.mtls_address is None else self.mtls_address
         return pb.SignCertificatesResponse(
             results=[pb.SigningResult(certificate=pb.Certificate(spiffe_id=how.spiffe_id, chain=[leaf]))],
-            bundle=pb.TrustBundle(
-                trust_domain=TRUST_DOMAIN, x509_authorities=bundle.x509_authorities, sequence=self.sequence
-            ),
+            bundle=bundle_message(replace(bundle, revocation_lists=self.revocation_lists)),
             mtls_address=told if listener == "token" else "",
         )
 

@@ -18,7 +18,8 @@ import grpc.aio
 from cryptography import x509
 from envoy.service.discovery.v3 import ads_pb2_grpc
 
-from meshca.proto.meshca.v1 import certificates_pb2, discovery_pb2
+from meshca.compile.bundles import bundle_message
+from meshca.proto.meshca.v1 import discovery_pb2
 from meshca.spiffe.bundles import TrustBundle
 from meshca.xds.effects import Acked, Effect, Nacked, Send
 from meshca.xds.snapshot import Resource, Snapshot, content_version
@@ -72,12 +73,7 @@ class FakeHub(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[
 
     def offer(self, bundle: TrustBundle) -> None:
         """Serves a bundle from now on."""
-        message = certificates_pb2.TrustBundle(
-            trust_domain=bundle.trust_domain.name,
-            x509_authorities=bundle.x509_authorities,
-            sequence=bundle.sequence,
-            refresh_hint_seconds=bundle.refresh_hint,
-        )
+        message = bundle_message(bundle)
         self.offer_raw(str(bundle.trust_domain.id), message.SerializeToString(), str(bundle.sequence))
 
     def offer_raw(self, name: str, body: bytes, version: str, type_url: str = BUNDLE_TYPE) -> None:

@@ -54,7 +54,7 @@ async def test_a_root_is_replaced_under_load_and_no_request_fails(short_tmp: Pat
 
 
 async def test_a_root_is_replaced_in_a_mesh_of_ten_envoys_and_no_request_fails(short_tmp: Path) -> None:
-    async with crowd(short_tmp, rotating(15), services=3, replicas=3) as many, AsyncExitStack() as stack:
+    async with crowd(short_tmp, rotating(12), services=3, replicas=3) as many, AsyncExitStack() as stack:
         (old,) = roots(await standing(many.server))
         loads = [await stack.enter_async_context(Load(entry, clients=1, pause=0.02)) for entry in many.entries]
         lasting = [await stack.enter_async_context(LongLived(entry, DRIP, clients=1)) for entry in many.entries]

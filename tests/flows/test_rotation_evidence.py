@@ -124,7 +124,7 @@ async def test_a_proxy_that_refuses_the_next_root_is_named_with_its_reason_until
 @pytest.mark.envoy
 async def test_agents_that_are_away_for_the_whole_rotation_are_waited_for(short_tmp: Path) -> None:
     async with (
-        mesh(short_tmp, ttl_seconds=40, server_config=rotating(40)) as running_mesh,
+        mesh(short_tmp, ttl_seconds=30, server_config=rotating(30)) as running_mesh,
         Load(running_mesh.outbound) as load,
     ):
         server, agents = running_mesh.server, running_mesh.agents

@@ -24,8 +24,11 @@ class Site:
 
 
 @asynccontextmanager
-async def site(checks: Mapping[str, Check], registry: CollectorRegistry | None = None) -> AsyncIterator[Site]:
-    server = await serve("127.0.0.1", 0, build_app(checks, registry or CollectorRegistry()))
+async def site(
+    checks: Mapping[str, Check], registry: CollectorRegistry | None = None, crls: Mapping[str, bytes] | None = None
+) -> AsyncIterator[Site]:
+    app = build_app(checks, registry or CollectorRegistry(), dict(crls or {}).get)
+    server = await serve("127.0.0.1", 0, app)
     try:
         yield Site(TcpAddress(server.host, server.port))
     finally:
@@ -51,6 +54,15 @@ async def test_a_check_that_breaks_is_not_taken_for_ready() -> None:
 
     async with site({"broken": broken}) as it:
         assert (await it.get("/readyz")).status == 500
+
+
+async def test_a_revocation_list_is_there_under_the_id_of_its_issuer_and_no_other() -> None:
+    async with site({}, crls={"ab12": b"\x30\x00list"}) as it:
+        answer = await it.get("/crl/ab12")
+        assert (answer.status, answer.body) == (200, b"\x30\x00list")
+        assert answer.headers["content-type"] == "application/pkix-crl"
+        for path in ("/crl/ab1", "/crl/", "/crl", "/crl/ab12/x", "/crl/..%2fab12"):
+            assert (await it.get(path)).status == 404
 
 
 async def test_live_whatever_the_checks_say() -> None:

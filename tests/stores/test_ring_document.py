@@ -36,7 +36,7 @@ def test_every_field_is_written() -> None:
 def test_a_document_of_format_1_is_read_without_what_it_did_not_know() -> None:
     document = json.loads(write_ring(a_ring()))
     document["format"] = 1
-    del document["rotation"], document["held_since"], document["renewal"]
+    del document["rotation"], document["held_since"], document["renewal"], document["crls"]
     for authority in document["authorities"]:
         del authority["since"], authority["distrust_at"]
     ring = a_ring()
@@ -53,7 +53,7 @@ Change = Callable[[dict[str, Any]], object]
     [
         lambda d: d.pop("format"),
         lambda d: d.update(format=0),
-        lambda d: d.update(format=3),
+        lambda d: d.update(format=4),
         lambda d: d.update(format="2"),
         lambda d: d.update(format=[2]),
         lambda d: d.update(format=True),
