@@ -19,7 +19,7 @@ from meshca.proto.meshca.v1 import discovery_pb2 as pb
 
 MAX_WINDOW = timedelta(days=30)
 MAX_ISSUERS = 1000
-LATE_JITTER = timedelta(seconds=3)  # over which those spread that come after the window
+LATE_JITTER = timedelta(seconds=3)
 _ID = re.compile(r"[0-9a-f]{2,128}")
 
 _log = structlog.get_logger("meshca.agent")
@@ -50,10 +50,9 @@ def parse_directive(message: pb.RenewalDirective, now: datetime) -> Directive:
 
 
 def directed_time(directive: Directive, now: datetime, dice: float) -> datetime:
-    """When to renew, evenly drawn by `dice` (0 ≤ dice < 1) from what is left of the window; where nothing is, within
-    three seconds."""
-    first, last = max(directive.start, now), directive.start + directive.window
-    return first + (last - first) * dice if first <= last else now + LATE_JITTER * dice
+    """When to renew, evenly drawn by `dice` (0 ≤ dice < 1) from a window of that length, never less than three seconds.
+    Who hears of it late, as a whole fleet does after an outage, is spread as widely as those who were on time."""
+    return max(directive.start, now) + max(directive.window, LATE_JITTER) * dice
 
 
 class DirectedRenewal:

@@ -74,7 +74,7 @@ class Holding:
         if saved is not None:
             _log.info("identity_restored", **_facts(saved))
             async with self._turn:
-                await self._serve(saved)
+                await self._serve(saved, restored=True)
         return saved
 
     async def adopt(self, obtained: AgentIdentity) -> None:
@@ -132,8 +132,8 @@ class Holding:
         if self._outputs.ready is not None:
             await self._try("ready_file_not_removed", self._outputs.ready.remove)
 
-    async def _serve(self, identity: AgentIdentity) -> None:
-        await self._hub.publish(identity.publication, trust_first=identity.first)
+    async def _serve(self, identity: AgentIdentity, *, restored: bool = False) -> None:
+        await self._hub.publish(identity.publication, trust_first=identity.first, restored=restored)
         self._identity = identity
         self._change.set()
         await self._sds.set_serving(True)

@@ -59,15 +59,15 @@ class SecretHub:
         self.relying = RelyingProxies()
         self.using = RelyingProxies()  # of the identity half
 
-    async def publish(self, publication: Publication, *, trust_first: bool = False) -> None:
+    async def publish(self, publication: Publication, *, trust_first: bool = False, restored: bool = False) -> None:
         """Serves it from now on: changed trust first and, once every live stream that wants trust gave its verdict on
         that (or after five seconds), the identity (law 4), if that changed too.
 
         With `trust_first` no proxy is served the identity before it has accepted the trust, however long that takes,
-        and none is waited for on behalf of others.
+        and none is waited for on behalf of others. `restored` says that it is from before a restart.
         """
         if self._current is None:
-            await self._recall(publication)
+            await self._recall(publication, restored=restored)
         elif trust_first and self._current.identity != publication.identity:
             self._hold_back(self._current, publication)
         elif self._current.trust_versions != publication.trust_versions:
@@ -195,10 +195,10 @@ class SecretHub:
         for stream in self._streams:
             stream.wake()
 
-    async def _recall(self, publication: Publication) -> None:
+    async def _recall(self, publication: Publication, *, restored: bool) -> None:
         """What was known before a restart. Where that is lost, somebody may hold a certificate as long as the one to be
         served."""
-        known = () if self._memory is None else await self._memory.recall()
+        known = () if self._memory is None else await self._memory.recall(restored=restored)
         self.relying = RelyingProxies(known or ())
         self.using = RelyingProxies(replace(each, trust=each.identity) for each in known or ())
         self._older_until = max((each.until for each in known or ()), default=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -65,14 +66,24 @@ class ProxyMemory:
         self._saved: tuple[KnownProxy, ...] = ()
         self._failing = False
 
-    async def recall(self) -> tuple[KnownProxy, ...] | None:
-        """What was saved; None, with a log line, where it is lost."""
+    async def recall(self, *, restored: bool = False) -> tuple[KnownProxy, ...] | None:
+        """What was saved; None, with a log line, where it is lost. An agent that goes on from a saved identity
+        (`restored`) had proxies, perhaps, so that there must be a file."""
         try:
-            self._saved = await asyncio.to_thread(self._file.load)
+            self._saved = await asyncio.to_thread(self._begin, restored)
         except MeshcaError as error:
             _log.error("proxies_forgotten", reason=error.message)
             return None
         return self._saved
+
+    def _begin(self, restored: bool) -> tuple[KnownProxy, ...]:
+        if not self._file.path.exists():
+            if restored:
+                raise invalid(f"{self._file.path}: does not exist, though an identity was saved")
+            # from now on it says who there is, also where that is nobody; where that fails, a restart knows of nobody
+            with suppress(MeshcaError):
+                self._file.save(())
+        return self._file.load()
 
     async def keep(self, known: Callable[[], tuple[KnownProxy, ...]]) -> bool:
         """Returns once the file has all that `known` gives now; whether it has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -22,7 +23,10 @@ def envoy_bootstrap(
         str, typer.Option(envvar="MESHCA_AGENT_SOCKET", help="The agent's Unix socket, where certificates come from.")
     ],
     trust_domain: Annotated[str, typer.Option(envvar="MESHCA_TRUST_DOMAIN", help="Such as example.org.")],
-    node_id: Annotated[str, typer.Option(help="The name that Envoy gives itself.")] = "sidecar",
+    node_id: Annotated[
+        str | None,
+        typer.Option(help="The name that Envoy gives itself; each behind one agent needs its own. Default: a new one."),
+    ] = None,
     inbound: Annotated[str | None, typer.Option(metavar=_ADDRESS, help="Where callers from the mesh come in.")] = None,
     app: Annotated[str | None, typer.Option(metavar=_ADDRESS, help="The application behind --inbound.")] = None,
     allow_id: Annotated[
@@ -61,7 +65,7 @@ def envoy_bootstrap(
     bootstrap = EnvoyBootstrap(
         agent_socket=PipeAddress(agent_socket.removeprefix("unix:")),
         trust_domain=TrustDomain(trust_domain),
-        node_id=node_id,
+        node_id=node_id or f"sidecar-{secrets.token_hex(4)}",
         inbound=_inbound(inbound, app, allow_id or [], allow_prefix or []),
         outbound=_outbound(outbound or [], upstream or [], upstream_id or []),
         admin=parse_address("--admin", admin) if admin is not None else None,

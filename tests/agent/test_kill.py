@@ -112,7 +112,8 @@ async def test_a_full_disk_stops_no_renewal_and_the_files_follow_when_there_is_r
         ca.behaviour = Behaviour(refuse=grpc.StatusCode.UNAVAILABLE)  # what follows is no matter of another renewal
         assert written_serial(site.output) == first
         assert serial_of(saved_then(site)) == first
-        assert [entry.name for entry in (site.socket.parent / "state").iterdir()] == ["identity.json"]
+        kept = {entry.name for entry in (site.socket.parent / "state").iterdir()}
+        assert kept == {"identity.json", "proxies.json"}
 
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         await until(lambda: written_serial(site.output) == served)

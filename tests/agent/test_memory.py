@@ -94,3 +94,12 @@ async def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path) 
         obstacle.rmdir()
         assert await memory.keep(lambda: KNOWN)
     assert [event["event"] for event in logs] == ["proxies_not_saved"]
+
+
+async def test_a_file_that_is_missing_beside_a_saved_identity_is_lost_and_without_one_there_was_none(
+    tmp_path: Path,
+) -> None:
+    memory = ProxyMemory(ProxyFile(tmp_path))
+    assert await memory.recall(restored=True) is None
+    assert await memory.recall() == ()
+    assert await memory.recall(restored=True) == (), "now it says that there is nobody"

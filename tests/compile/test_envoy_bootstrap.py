@@ -328,13 +328,20 @@ def test_envoy_takes_every_form_that_the_command_prints(arguments: tuple[str, ..
 
 
 def test_the_command_gives_what_its_flags_say() -> None:
-    printed = json.loads(invoke(*REQUIRED, *IN, *OUT, *OUT_2, "--delta", "--max-connection-duration", "2m").stdout)
+    flags = ("--delta", "--max-connection-duration", "2m", "--node-id", "sidecar")
+    printed = json.loads(invoke(*REQUIRED, *IN, *OUT, *OUT_2, *flags).stdout)
     api = Outbound(TcpAddress("127.0.0.1", 15001), TcpAddress("10.0.0.1", 15006), API)
     db = Outbound(PipeAddress("/run/a/o"), TcpAddress("db.example.org", 1), SpiffeId.parse("spiffe://td.test/db"))
     inbound = Inbound(TcpAddress("127.0.0.1", 15006), TcpAddress("127.0.0.1", 8080))
     bounds = {"delta": True, "max_connection_duration": timedelta(minutes=2)}
     assert printed == sidecar(inbound=inbound, outbound=(api, db), admin=None, **bounds).as_dict()
     assert cluster(printed, "upstream_2")["type"] == "STRICT_DNS"
+
+
+def test_each_configuration_names_another_node() -> None:
+    """Behind one agent a name stands for one Envoy: two of the same name would be waited for as one."""
+    ids = {json.loads(invoke(*REQUIRED, *OUT).stdout)["node"]["id"] for _ in range(2)}
+    assert len(ids) == 2
 
 
 @pytest.mark.parametrize(
