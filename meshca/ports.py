@@ -7,7 +7,7 @@ contract suite as the real implementations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 from meshca.authority.evidence import BundleFact
 from meshca.authority.journal import JournalEntry
 from meshca.authority.ring import AuthorityRing
-from meshca.pki.keys import KeyAlgorithm
+from meshca.pki.keys import KeyAlgorithm, PrivateKey
 from meshca.pki.records import CertificateRecord, LedgerPage, LedgerQuery
 from meshca.spiffe.bans import Ban, BanKind, BanList
 from meshca.spiffe.peers import Caller, Peer
@@ -75,6 +75,13 @@ class KeyManager(Protocol):
 
     def generate(self, key_id: str, algorithm: KeyAlgorithm) -> Signer:
         """A new key under `key_id`, durable when this returns. Raises CONFLICT where the id is taken."""
+        ...
+
+    def adopt(self, key_id: str, key: PrivateKey) -> Signer:
+        """Keeps a key that was made elsewhere under `key_id`, durable when this returns.
+
+        Raises CONFLICT where the id is taken, INVALID for a key of a kind or size that cannot sign here.
+        """
         ...
 
     def signer(self, key_id: str) -> Signer:
@@ -216,6 +223,14 @@ class JoinTokenStore(Protocol):
 
     def prune(self, now: datetime) -> int:
         """Forgets tokens that expired; how many."""
+        ...
+
+
+class CaSource(Protocol):
+    """Where a CA that somebody else keeps comes from."""
+
+    def read(self) -> Mapping[str, bytes]:
+        """The files that there are, by name, as they were at one moment. Raises UNAVAILABLE where none can be told."""
         ...
 
 

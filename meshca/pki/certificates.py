@@ -24,6 +24,7 @@ class CertificateKind(Enum):
     SERVER = "server"
     ISSUER = "issuer"
     ROOT = "root"
+    TRIAL = "trial"  # nobody gets it: it shows whether what an imported CA signs verifies
 
 
 @asn1.sequence

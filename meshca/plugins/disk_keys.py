@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 
 from meshca.errors import MeshcaError, conflict, internal, invalid, not_found, unavailable
-from meshca.pki.keys import KeyAlgorithm, generate_private_key
+from meshca.pki.keys import KeyAlgorithm, PrivateKey, generate_private_key
 from meshca.plugins.key_encryption import decrypt_key, encrypt_key
 from meshca.plugins.local_signer import LocalSigner
 
@@ -45,8 +45,14 @@ class DiskKeyManager:
         Raises INVALID for a bad id, CONFLICT where it is taken, INTERNAL where others can enter the directory,
         UNAVAILABLE where the file cannot be written.
         """
-        name = _file_name(key_id)
-        key = generate_private_key(algorithm)
+        return self.adopt(key_id, generate_private_key(algorithm))
+
+    def adopt(self, key_id: str, key: PrivateKey) -> LocalSigner:
+        """Keeps a key that was made elsewhere, encrypted like all others; durable when this returns.
+
+        Raises INVALID for a key that cannot sign here, and as `generate` does.
+        """
+        name, signer = _file_name(key_id), LocalSigner(key)
         pem = encrypt_key(key, self._passphrase)
         with self._opened() as directory:
             try:
@@ -55,7 +61,6 @@ class DiskKeyManager:
                 raise conflict(f"key file {self._directory / name} exists already: it is never overwritten") from error
             except OSError as error:
                 raise self._unavailable(name, error) from error
-        signer = LocalSigner(key)
         with self._lock:
             self._signers[key_id] = signer
         return signer

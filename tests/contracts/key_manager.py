@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from meshca.errors import ErrorKind, MeshcaError
-from meshca.pki.keys import KeyAlgorithm, key_family
+from meshca.pki.keys import KeyAlgorithm, generate_private_key, key_family, spki_der
 from meshca.ports import KeyManager, Signer
 from tests.contracts.crowd import all_at_once
 
@@ -66,6 +66,26 @@ class KeyManagerContract:
         (won,) = [o for o in outcomes if not isinstance(o, MeshcaError)]
         assert {o.kind for o in outcomes if isinstance(o, MeshcaError)} == {ErrorKind.CONFLICT}
         assert keys.signer("one").public_key_der == won.public_key_der
+
+    def test_a_key_that_was_made_elsewhere_signs_like_any_other(self, keys: KeyManager) -> None:
+        key = generate_private_key(KeyAlgorithm.P384)
+        adopted = keys.adopt("one", key)
+        assert adopted.public_key_der == keys.signer("one").public_key_der == spki_der(key.public_key())
+        verify(keys.signer("one"), keys.signer("one").sign(b"data"), b"data")
+
+    def test_a_key_is_not_adopted_in_the_place_of_another(self, keys: KeyManager) -> None:
+        made = keys.generate("one", KeyAlgorithm.P256)
+        with pytest.raises(MeshcaError) as caught:
+            keys.adopt("one", generate_private_key(KeyAlgorithm.P256))
+        assert caught.value.kind is ErrorKind.CONFLICT
+        assert keys.signer("one").public_key_der == made.public_key_der
+
+    def test_a_key_of_a_size_that_nothing_here_makes_is_not_adopted(self, keys: KeyManager) -> None:
+        with pytest.raises(MeshcaError) as caught:
+            keys.adopt("one", rsa.generate_private_key(65537, 2560))
+        assert caught.value.kind is ErrorKind.INVALID
+        with pytest.raises(MeshcaError):
+            keys.signer("one")
 
     def test_a_key_that_is_not_there_is_not_found(self, keys: KeyManager) -> None:
         with pytest.raises(MeshcaError) as caught:

@@ -9,7 +9,7 @@ from datetime import datetime
 from meshca.authority.journal import JournalEntry
 from meshca.authority.ring import AuthorityRing
 from meshca.errors import unavailable
-from meshca.pki.keys import KeyAlgorithm
+from meshca.pki.keys import KeyAlgorithm, PrivateKey
 from meshca.pki.records import CertificateRecord, LedgerPage, LedgerQuery
 from meshca.ports import AuthorityStore, CertificateLedger, KeyManager, Signer, StoredRing, Tail
 
@@ -81,6 +81,9 @@ class JournalledKeyManager:
 
     def generate(self, key_id: str, algorithm: KeyAlgorithm) -> Signer:
         return JournalledSigner(self.inner.generate(key_id, algorithm), self.journal)
+
+    def adopt(self, key_id: str, key: PrivateKey) -> Signer:
+        return JournalledSigner(self.inner.adopt(key_id, key), self.journal)
 
     def signer(self, key_id: str) -> Signer:
         return JournalledSigner(self.inner.signer(key_id), self.journal)

@@ -6,7 +6,7 @@ import re
 from threading import Lock
 
 from meshca.errors import conflict, invalid, not_found
-from meshca.pki.keys import KeyAlgorithm, generate_private_key
+from meshca.pki.keys import KeyAlgorithm, PrivateKey, generate_private_key
 from meshca.plugins.local_signer import LocalSigner
 
 _KEY_ID = re.compile(r"[a-z0-9-]{1,64}")
@@ -21,7 +21,11 @@ class MemoryKeyManager:
 
     def generate(self, key_id: str, algorithm: KeyAlgorithm) -> LocalSigner:
         _check(key_id)
-        signer = LocalSigner(generate_private_key(algorithm))
+        return self.adopt(key_id, generate_private_key(algorithm))
+
+    def adopt(self, key_id: str, key: PrivateKey) -> LocalSigner:
+        _check(key_id)
+        signer = LocalSigner(key)
         with self._lock:
             if key_id in self._signers:
                 raise conflict(f"key {key_id} exists already")
