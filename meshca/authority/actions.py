@@ -51,9 +51,10 @@ class RotationPolicy:
 
 @dataclass(frozen=True, slots=True)
 class BeginRotation:
-    """Begin to replace the active root."""
+    """Begin to replace the active root; by the root `successor`, if that waits already."""
 
     reason: str
+    successor: str = ""
 
 
 @dataclass(frozen=True, slots=True)

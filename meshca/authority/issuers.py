@@ -12,6 +12,7 @@ from datetime import datetime
 
 from meshca.authority.actions import Action, Activate, IssuerPolicy, PrepareIssuer, Prune
 from meshca.authority.evidence import Evidence
+from meshca.authority.external import is_external
 from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
 
 
@@ -20,12 +21,14 @@ def decide_issuers(ring: AuthorityRing, policy: IssuerPolicy, now: datetime, evi
 
     What ends something goes by the evidence's own time, which does not leap. An issuer whose time has not come, since
     it was made while the clock was ahead, must not sign: what it signs would be good for nobody yet. Nothing is made
-    under a root of that kind, or without an active root.
+    under a root of that kind, without an active root, or under one whose key is not here: for that one, what was
+    imported is put to use.
     """
     root = ring.active(AuthorityKind.ROOT)
     active = ring.active(AuthorityKind.ISSUER)
     then = evidence.at or now
-    spent = tuple(Prune(a.id) for a in ring.of(AuthorityKind.ISSUER) if _is_spent(a, root, policy, then, evidence))
+    issuers = ring.of(AuthorityKind.ISSUER)
+    spent = tuple(Prune(a.id) for a in issuers if _is_spent(a, ring, policy, then, evidence))
     if active is None:
         spent = ()  # those that are left tell why nothing signs
     if root is None or root.not_before > now:
@@ -33,11 +36,8 @@ def decide_issuers(ring: AuthorityRing, policy: IssuerPolicy, now: datetime, evi
     prepared = [a for a in ring.of(AuthorityKind.ISSUER, AuthorityState.PREPARED) if _is_of_use(a, root, now)]
     usable = [a for a in prepared if a.not_before <= now]
     if active is None or _is_out_of_place(active, root, now) or _is_due(root, active, policy, policy.activate_at, now):
-        ready = [a for a in usable if is_listed(a, ring, policy, evidence)]
-        if ready:
-            return (Activate(ready[0].id), *spent)
-        return spent if usable else (PrepareIssuer(), *spent)
-    if not prepared and _is_due(root, active, policy, policy.prepare_at, now):
+        return (*_replace(ring, root, usable, policy, now, evidence), *spent)
+    if not prepared and not is_external(root) and _is_due(root, active, policy, policy.prepare_at, now):
         return (PrepareIssuer(), *spent)
     return spent
 
@@ -51,6 +51,40 @@ def is_listed(issuer: Authority, ring: AuthorityRing, policy: IssuerPolicy, evid
     if crl is None or crl.since is None or evidence.at is None or crl.since + policy.propagation > evidence.at:
         return False
     return evidence.least_checking is None or evidence.least_checking >= crl.sequence
+
+
+def is_next_due(ring: AuthorityRing, policy: IssuerPolicy, now: datetime) -> bool:
+    """Whether the next issuing CA ought to wait by now, and none does."""
+    root, active = ring.active(AuthorityKind.ROOT), ring.active(AuthorityKind.ISSUER)
+    if root is None or active is None or not _is_due(root, active, policy, policy.prepare_at, now):
+        return False
+    return not any(_is_of_use(a, root, now) for a in ring.of(AuthorityKind.ISSUER, AuthorityState.PREPARED))
+
+
+def _replace(
+    ring: AuthorityRing,
+    root: Authority,
+    usable: list[Authority],
+    policy: IssuerPolicy,
+    now: datetime,
+    evidence: Evidence,
+) -> tuple[Action, ...]:
+    """What lets another issuing CA sign: one that waits, once its list is known; or a new one. Under an external root,
+    which makes none here, one that has signed before, where the one that signs must not."""
+    ready = [a for a in usable if is_listed(a, ring, policy, evidence)]
+    if ready:
+        return (Activate(ready[0].id),)
+    if usable:
+        return ()
+    return _former(ring, root, now) if is_external(root) else (PrepareIssuer(),)
+
+
+def _former(ring: AuthorityRing, root: Authority, now: datetime) -> tuple[Action, ...]:
+    active = ring.active(AuthorityKind.ISSUER)
+    former = [a for a in ring.of(AuthorityKind.ISSUER, AuthorityState.OLD) if _is_of_use(a, root, now)]
+    if active is None or not former or not _is_out_of_place(active, root, now):
+        return ()
+    return (Activate(max(former, key=lambda authority: authority.not_after).id),)
 
 
 def _is_of_use(prepared: Authority, root: Authority, now: datetime) -> bool:
@@ -74,14 +108,26 @@ def _is_due(root: Authority, active: Authority, policy: IssuerPolicy, fraction: 
 
 
 def _is_spent(
-    authority: Authority, root: Authority | None, policy: IssuerPolicy, then: datetime, evidence: Evidence
+    authority: Authority, ring: AuthorityRing, policy: IssuerPolicy, then: datetime, evidence: Evidence
 ) -> bool:
     """Whether nothing alive depends on it, nor ever will."""
     if authority.state is AuthorityState.ACTIVE:
         return False
     if authority.state is AuthorityState.PREPARED:
-        return root is not None and not _is_of_use(authority, root, then)
+        return not _waits(authority, ring, then)
     if authority.not_after <= then:
         return True
     everybody_heard = evidence.has_seen(authority.id, policy.propagation)
     return everybody_heard and evidence.at is not None and evidence.last_signed((authority.id,)) is None
+
+
+def _waits(prepared: Authority, ring: AuthorityRing, then: datetime) -> bool:
+    """Whether it may be put to use yet: under the active root, or one that is to become that; where none is active, no
+    one can tell."""
+    if ring.active(AuthorityKind.ROOT) is None:
+        return True
+    root = ring.find(prepared.issuer_id)
+    return root is not None and root.state in _MAY_SIGN and _is_of_use(prepared, root, then)
+
+
+_MAY_SIGN = (AuthorityState.ACTIVE, AuthorityState.PREPARED)

@@ -9,6 +9,8 @@ from meshca.authority.ring import (
     Advanced,
     AuthorityRing,
     CrlsPublished,
+    DirectoryTaken,
+    IssuerRequested,
     Prepared,
     RingEvent,
     RotationBegun,
@@ -49,6 +51,10 @@ def entry_for(
             step, subject = "begin rotation", ""
         case CrlsPublished(crls):
             step, subject = ("publish revocation lists" if crls else "withdraw revocation lists"), ""
+        case IssuerRequested():
+            step, subject = "request issuer", ""
+        case DirectoryTaken():
+            step, subject = "read ca_dir", ""
         case RotationFinished():
             step, subject = "finish rotation", rotation.successor if rotation else ""
         case _:

@@ -8,6 +8,7 @@ from enum import Enum
 
 from meshca.authority.actions import RotationPolicy
 from meshca.authority.evidence import UNKNOWN, Coverage, Evidence
+from meshca.authority.external import needs_import, why_nothing_signs
 from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
 from meshca.authority.roots import soak_of
 
@@ -138,8 +139,7 @@ def _expiries(ring: AuthorityRing, policy: RotationPolicy, now: datetime) -> lis
     for kind in (_ROOT, _ISSUER):
         active = ring.active(kind)
         if active is None:
-            cause = "the next one is yet to be made" if ring.active(_ROOT) else "since the root was tainted"
-            found.append(Alarm(Severity.CRITICAL, kind.value, f"nothing is signed: none is active, {cause}"))
+            found.append(Alarm(Severity.CRITICAL, kind.value, f"nothing is signed: {_why_none(ring)}"))
             continue
         left = active.not_after - now
         if left <= policy.issuer.max_leaf_ttl:
@@ -149,6 +149,12 @@ def _expiries(ring: AuthorityRing, policy: RotationPolicy, now: datetime) -> lis
             problem = f"{active.id} is due for rotation: it ends at {active.not_after:%Y-%m-%dT%H:%M:%SZ}"
             found.append(Alarm(Severity.WARNING if ring.rotation is None else Severity.INFO, kind.value, problem))
     return found
+
+
+def _why_none(ring: AuthorityRing) -> str:
+    if needs_import(ring):
+        return why_nothing_signs(ring)
+    return f"none is active, {'the next one is yet to be made' if ring.active(_ROOT) else 'since the root was tainted'}"
 
 
 def _rotation_alarms(

@@ -35,9 +35,10 @@ class AuthorityState(Enum):
 class Authority:
     """One signing key with its certificate.
 
-    `id` is the lower-case hex of the subject key identifier; `certificate` is DER; `chain` holds the DER certificates
-    between it and its root, without the root; `issuer_id` is the authority that signed it (its own id for a root);
-    `key_id` is the key manager's name for its private key; `bundle_sequence` is the bundle in which it first appeared
+    `id` is the lower-case hex of the subject key identifier, or of the certificate's own hash where another authority
+    has that id; `certificate` is DER; `chain` holds the DER certificates between it and its root, without the root;
+    `issuer_id` is the root that its chain leads to (its own id for a root); `key_id` is the key manager's name for its
+    private key, "" for a root whose key is not here; `bundle_sequence` is the bundle in which it first appeared
     (roots; 0 otherwise); `since` is when it came into its state; `distrust_at` is when a tainted root leaves the bundle
     even if somebody depends on it.
     """
@@ -108,6 +109,29 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class PendingIssuer:
+    """An issuing CA that an external root is asked for: its key here, and the PKCS #10 request (DER) made with it."""
+
+    key_id: str
+    request: bytes
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerRequested:
+    """An external root is asked for an issuing CA; this takes the place of what it was asked for before."""
+
+    pending: PendingIssuer
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryTaken:
+    """What the watched CA directory holds was taken in; `digest` stands for it."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class RenewalOrder:
     """Certificates of these issuing CAs are to be replaced early: from `start` on, spread over `seconds`."""
 
@@ -154,7 +178,16 @@ class CrlsPublished:
     at: datetime
 
 
-RingEvent = Prepared | Advanced | RotationBegun | RotationFinished | RotationAborted | CrlsPublished
+RingEvent = (
+    Prepared
+    | Advanced
+    | RotationBegun
+    | RotationFinished
+    | RotationAborted
+    | CrlsPublished
+    | IssuerRequested
+    | DirectoryTaken
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +212,8 @@ class AuthorityRing:
     At most one authority of a kind is ACTIVE. `apply` is the only way to a next ring. `rotation` is the rotation of the
     root under way; `held_since` says that one was aborted, and that the schedule begins no other by itself; `renewal`
     is the latest order to replace certificates. `crls` are the revocation lists in use: where there is any, verifiers
-    refuse what an issuing CA without one has signed.
+    refuse what an issuing CA without one has signed. `pending` is the issuing CA that an external root is asked for;
+    `directory` stands for what was last taken from the watched CA directory ("" for nothing).
     """
 
     trust_domain: TrustDomain
@@ -189,6 +223,8 @@ class AuthorityRing:
     held_since: datetime | None = None
     renewal: RenewalOrder | None = None
     crls: tuple[IssuedCrl, ...] = ()
+    pending: PendingIssuer | None = None
+    directory: str = ""
 
     def __post_init__(self) -> None:
         for kind in AuthorityKind:
@@ -254,7 +290,7 @@ class AuthorityRing:
         return TrustBundle(self.trust_domain, tuple(roots.values()), self.sequence, revocation_lists=lists)
 
 
-def apply(ring: AuthorityRing, event: RingEvent) -> AuthorityRing:
+def apply(ring: AuthorityRing, event: RingEvent) -> AuthorityRing:  # noqa: PLR0911  # one line for each event
     """The ring after `event`. Raises CONFLICT for a transition that the table does not hold, or that would leave the
     trust bundle empty."""
     match event:
@@ -270,8 +306,17 @@ def apply(ring: AuthorityRing, event: RingEvent) -> AuthorityRing:
             return _abort(ring, event)
         case CrlsPublished():
             return _publish(ring, event)
+        case IssuerRequested() | DirectoryTaken():
+            return _note(ring, event)
         case _:
             unreachable(event)
+
+
+def _note(ring: AuthorityRing, event: IssuerRequested | DirectoryTaken) -> AuthorityRing:
+    """What is remembered, and changes no authority."""
+    if isinstance(event, IssuerRequested):
+        return replace(ring, pending=event.pending)
+    return replace(ring, directory=event.digest)
 
 
 def apply_all(ring: AuthorityRing, *events: RingEvent) -> AuthorityRing:
@@ -284,6 +329,8 @@ def _add(ring: AuthorityRing, authority: Authority) -> AuthorityRing:
         raise conflict(f"a new authority starts as prepared, not as {authority.state.value}")
     if ring.find(authority.id) is not None:
         raise conflict(f"authority {authority.id} is in the ring already")
+    if ring.pending is not None and authority.key_id == ring.pending.key_id:
+        ring = replace(ring, pending=None)
     if authority.kind is not AuthorityKind.ROOT:
         return replace(ring, authorities=(*ring.authorities, replace(authority, bundle_sequence=0)))
     sequence, rotation = ring.sequence + 1, ring.rotation
@@ -348,8 +395,11 @@ def _begin(ring: AuthorityRing, rotation: RootRotation) -> AuthorityRing:
     if ring.rotation is not None:
         raise conflict(f"a rotation of the root is under way since {ring.rotation.since:%Y-%m-%dT%H:%M:%SZ}")
     active = ring.active(AuthorityKind.ROOT)
-    waiting = ring.of(AuthorityKind.ROOT, AuthorityState.PREPARED)
-    begun = replace(rotation, predecessor=active.id if active else "", successor=waiting[0].id if waiting else "")
+    waiting = [root.id for root in ring.of(AuthorityKind.ROOT, AuthorityState.PREPARED)]
+    if rotation.successor and rotation.successor not in waiting:
+        raise conflict(f"root {rotation.successor} does not wait to be used: it cannot be the next one")
+    successor = rotation.successor or next(iter(waiting), "")
+    begun = replace(rotation, predecessor=active.id if active else "", successor=successor)
     return replace(ring, rotation=begun, held_since=None)
 
 

@@ -18,6 +18,7 @@ from meshca.authority.actions import (
     RootPolicy,
 )
 from meshca.authority.evidence import UNKNOWN, Evidence
+from meshca.authority.external import can_sign, imported_in_line, is_next_imported
 from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
 
 _ROOT = AuthorityKind.ROOT
@@ -52,15 +53,22 @@ def soak_of(ring: AuthorityRing, policy: RootPolicy) -> timedelta:
 def _advance(ring: AuthorityRing, policy: RootPolicy, now: datetime, evidence: Evidence) -> tuple[Action, ...]:
     """The rotation under way, a step on; or its beginning."""
     if ring.rotation is None:
-        reason = _reason_to_begin(ring, policy, now)
-        return () if reason is None else (BeginRotation(reason),)
+        return _begin(ring, policy, now)
     successor = ring.successor
     if successor is None:
-        return (PrepareRoot(),)
+        return () if is_next_imported(ring) else (PrepareRoot(),)
     if successor.state is AuthorityState.PREPARED:
         return _activation(successor, ring, policy, now, evidence)
     others = ring.of(_ROOT, AuthorityState.OLD, AuthorityState.TAINTED)
     return () if others else (FinishRotation(),)
+
+
+def _begin(ring: AuthorityRing, policy: RootPolicy, now: datetime) -> tuple[Action, ...]:
+    imported = imported_in_line(ring, now)
+    if imported is not None:
+        return (BeginRotation(f"root {imported.id} was imported, with an issuing CA", imported.id),)
+    reason = _reason_to_begin(ring, policy, now)
+    return () if reason is None else (BeginRotation(reason),)
 
 
 def _reason_to_begin(ring: AuthorityRing, policy: RootPolicy, now: datetime) -> str | None:
@@ -68,7 +76,7 @@ def _reason_to_begin(ring: AuthorityRing, policy: RootPolicy, now: datetime) -> 
     if active is None:
         return "no root is active" if ring.of(_ROOT) else None
     due = active.not_before + (active.not_after - active.not_before) * policy.rotate_at
-    if policy.automatic and ring.held_since is None and now >= due:
+    if policy.automatic and ring.held_since is None and now >= due and not is_next_imported(ring):
         return f"the active root is past {policy.rotate_at:.0%} of its life"
     return None
 
@@ -76,7 +84,7 @@ def _reason_to_begin(ring: AuthorityRing, policy: RootPolicy, now: datetime) -> 
 def _activation(
     successor: Authority, ring: AuthorityRing, policy: RootPolicy, now: datetime, evidence: Evidence
 ) -> tuple[Action, ...]:
-    if successor.not_before > now or successor.not_after <= now:
+    if successor.not_before > now or successor.not_after <= now or not can_sign(successor, ring, now):
         return ()
     if is_covered(successor, ring, policy, evidence):
         return (Activate(successor.id),)

@@ -66,6 +66,7 @@ def authority_fields(authority: pb.Authority) -> dict[str, Any]:
         "not_after": iso(authority.not_after),
         "bundle_sequence": authority.bundle_sequence,
         "distrust_at": iso(authority.distrust_at),
+        "external": authority.external,
     }
 
 

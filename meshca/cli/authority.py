@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from meshca.cli import imports
 from meshca.cli.admin_options import ADMIN, DATA_DIR, OUTPUT, YES
 from meshca.cli.output import OutputFormat, iso, print_fields, print_json, print_table
 
@@ -37,6 +38,7 @@ def register(app: typer.Typer) -> None:
     nouns.command("show")(show)
     for command in (prepare, activate, taint, revoke, prune):
         nouns.command(command.__name__)(command)
+    imports.register(nouns)
     app.add_typer(nouns, name="authority")
 
 

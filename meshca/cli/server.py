@@ -41,9 +41,21 @@ def init(
     issuer_ttl: str = typer.Option(
         "30d", "--issuer-ttl", metavar="DURATION", help="How long the first issuing CA lives, such as 30d or 12h."
     ),
+    root_cert: Path | None = typer.Option(
+        None, "--root-cert", metavar="FILE", help="A root whose key stays elsewhere (PEM): it signs what is requested."
+    ),
+    ca_dir: Path | None = typer.Option(
+        None,
+        "--ca-dir",
+        metavar="DIR",
+        help="A CA in Istio's layout (cacerts, or tls.crt, tls.key, ca.crt) to take over.",
+    ),
     passphrase_file: Path | None = PASSPHRASE_FILE,
 ) -> None:
     """Make a new certificate authority: its root, its first issuing CA and its data directory.
+
+    With --root-cert it has no issuing CA yet: `meshca authority csr` writes the
+    request for one. With --ca-dir root, chain and key are those in the directory.
 
     Private keys are encrypted with the passphrase in --passphrase-file or
     MESHCA_PASSPHRASE. Without either, one is generated into the data directory,
@@ -52,6 +64,7 @@ def init(
     import os
 
     from meshca.authority.ring import AuthorityKind
+    from meshca.cli.founding import founded_on
     from meshca.settings.sources import read_duration
     from meshca.spiffe.ids import TrustDomain
     from meshca.wiring.clock import SystemClock
@@ -63,6 +76,7 @@ def init(
         read_duration("--root-ttl", root_ttl),
         _key_type("--issuer-key-type", issuer_key_type),
         read_duration("--issuer-ttl", issuer_ttl),
+        *founded_on(root_cert, ca_dir),
     )
     passphrase = read_passphrase(passphrase_file, os.environ, None)
     stored = create_data_dir(data_dir, founding, passphrase, SystemClock())
@@ -73,11 +87,12 @@ def init(
             file=sys.stderr,
         )
     print(f"trust domain  {trust_domain}")
-    for kind in (AuthorityKind.ROOT, AuthorityKind.ISSUER):
+    for kind, label in ((AuthorityKind.ROOT, "root"), (AuthorityKind.ISSUER, "issuing CA")):
         authority = stored.ring.active(kind)
-        assert authority is not None
-        label = "root" if kind is AuthorityKind.ROOT else "issuing CA"
-        print(f"{label:<12}  {authority.id}, until {authority.not_after:%Y-%m-%d}")
+        if authority is None:
+            print(f"{label:<12}  none yet: with the server running, `meshca authority csr --data-dir {data_dir}`")
+        else:
+            print(f"{label:<12}  {authority.id}, until {authority.not_after:%Y-%m-%d}")
     print(f"data          {data_dir}")
     with_passphrase = "" if passphrase_file is None else f" --passphrase-file {passphrase_file}"
     print(f"next          meshca server --data-dir {data_dir}{with_passphrase}")
@@ -98,6 +113,9 @@ def server(
         None, metavar=_LISTEN, help="For probes and metrics. Default: 127.0.0.1:15014."
     ),
     ready_file: Path | None = typer.Option(None, help="Written when serving: JSON with the addresses and the pid."),
+    ca_dir: Path | None = typer.Option(
+        None, metavar="DIR", help="A CA directory in Istio's layout, watched: what is new there is taken in."
+    ),
     workers: int | None = typer.Option(None, help="Signing processes, 1 to 64. Default: 1, the server itself."),
     passphrase_file: Path | None = PASSPHRASE_FILE,
     log_format: str | None = typer.Option(
@@ -121,6 +139,7 @@ def server(
         "http_listen": http_listen,
         "ready_file": ready_file,
         "workers": workers,
+        "authority": None if ca_dir is None else {"ca_dir": ca_dir},
         "passphrase_file": passphrase_file,
         "log_format": log_format,
         "log_level": log_level,

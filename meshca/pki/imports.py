@@ -183,6 +183,16 @@ def _signer_of(certificate: x509.Certificate, candidates: Sequence[x509.Certific
     return next((candidate for candidate in candidates if _has_signed(candidate, certificate)), None)
 
 
+def check_signs_lists(issuer: x509.Certificate) -> None:
+    """RFC 5280 section 4.2.1.3: verifiers that check revocation lists refuse what a CA signs that may sign none."""
+    usage = _extension(issuer, x509.KeyUsage)
+    if usage is None or not usage.value.crl_sign:
+        raise invalid(
+            f"issuing CA {name_of(issuer)} may not sign revocation lists, which are in use: have it signed with the key"
+            " usage cRLSign"
+        )
+
+
 def _no_signer(certificate: x509.Certificate, first: bool, candidates: Sequence[x509.Certificate]) -> MeshcaError:
     where = f"{'issuing CA' if first else 'intermediate'} {name_of(certificate)}"
     if any(candidate.subject == certificate.issuer for candidate in candidates):

@@ -16,10 +16,18 @@ from meshca.pki.records import LedgerQuery
 from meshca.ports import CertificateLedger
 from meshca.proto.meshca.v1 import admin_pb2 as pb
 from meshca.proto.meshca.v1 import admin_pb2_grpc
-from meshca.rpc.admin_messages import authority_message, ban_message, plan_message, record_message, status_message
+from meshca.rpc.admin_messages import (
+    authority_message,
+    ban_message,
+    imported_message,
+    plan_message,
+    record_message,
+    status_message,
+)
 from meshca.rpc.status import CODES
-from meshca.services.control import AuthorityControl, Order
+from meshca.services.control import AuthorityControl, Order, checked_reason
 from meshca.services.enrolment import Enrolment
+from meshca.services.imports import AuthorityImports
 from meshca.services.revocation import Revocations
 from meshca.services.signing import Signing
 
@@ -39,9 +47,11 @@ class AdminDoor(admin_pb2_grpc.AdminServiceServicer):
         enrolment: Enrolment,
         control: AuthorityControl,
         revocations: Revocations,
+        imports: AuthorityImports,
     ) -> None:
         self._revocations = revocations
         self._control = control
+        self._imports = imports
         self._signing = signing
         self._ledger = ledger
         self._enrolment = enrolment
@@ -139,6 +149,20 @@ class AdminDoor(admin_pb2_grpc.AdminServiceServicer):
         listing = self._revocations.listing
         bans = _answer(context, lambda: listing(request.limit or 100, lifted=request.lifted))
         return pb.ListRevocationsResponse(bans=[ban_message(ban) for ban in bans])
+
+    def RequestIssuer(  # noqa: N802
+        self, request: pb.RequestIssuerRequest, context: grpc.ServicerContext
+    ) -> pb.RequestIssuerResponse:
+        """The request for the next issuing CA, for an external root to sign."""
+        pending = _answer(context, lambda: self._imports.request(new=request.renew))
+        return pb.RequestIssuerResponse(request=pending.request, since=int(pending.since.timestamp()))
+
+    def ImportAuthority(  # noqa: N802
+        self, request: pb.ImportAuthorityRequest, context: grpc.ServicerContext
+    ) -> pb.ImportAuthorityResponse:
+        """Takes in what an external root has signed."""
+        imported = _answer(context, lambda: self._imports.accept(request.chain, checked_reason(request.reason)))
+        return imported_message(imported)
 
 
 def _answer(context: grpc.ServicerContext, call: Callable[[], _T]) -> _T:

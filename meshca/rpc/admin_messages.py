@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 
 from meshca.authority.evidence import Coverage, Laggard
+from meshca.authority.external import is_external
 from meshca.authority.journal import JournalEntry
 from meshca.authority.plan import RotationPlan
 from meshca.authority.progress import Alarm, Progress
-from meshca.authority.ring import Authority, AuthorityRing
+from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing
 from meshca.pki.records import CertificateRecord
 from meshca.proto.meshca.v1 import admin_pb2 as pb
 from meshca.services.control import Standing
+from meshca.services.imports import Imported
 from meshca.spiffe.bans import Ban
 
 
@@ -34,6 +36,15 @@ def record_message(record: CertificateRecord) -> pb.CertificateRecord:
     )
 
 
+def imported_message(imported: Imported) -> pb.ImportAuthorityResponse:
+    """What came in."""
+    return pb.ImportAuthorityResponse(
+        issuer=authority_message(imported.issuer),
+        root=authority_message(imported.root),
+        new_root=imported.new_root,
+    )
+
+
 def authority_message(authority: Authority) -> pb.Authority:
     """An authority."""
     return pb.Authority(
@@ -47,6 +58,7 @@ def authority_message(authority: Authority) -> pb.Authority:
         since=_seconds(authority.since),
         distrust_at=_seconds(authority.distrust_at),
         certificate=authority.certificate,
+        external=authority.kind is AuthorityKind.ROOT and is_external(authority),
     )
 
 

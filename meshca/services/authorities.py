@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
+from meshca.authority.external import NEEDS_REQUEST, is_external
 from meshca.authority.ring import (
     Advanced,
     Authority,
@@ -58,11 +59,13 @@ class AuthorityMaker:
     def make_issuer(self, ring: AuthorityRing, algorithm: KeyAlgorithm, ttl: timedelta) -> Authority:
         """A new issuing CA under the active root of `ring`, PREPARED.
 
-        Raises CONFLICT where there is no active root, INTERNAL where the root has expired.
+        Raises CONFLICT where there is no active root, or its key is not here; INTERNAL where the root has expired.
         """
         root = ring.active(AuthorityKind.ROOT)
         if root is None:
             raise conflict("there is no active root to sign an issuing CA with")
+        if is_external(root):
+            raise conflict(f"the key of root {root.id} is not here, so no issuing CA can be made: {NEEDS_REQUEST}")
         now = self._clock.now()
         parent_key = self._keys.signer(root.key_id)
         parent = issuer_of(root, parent_key)

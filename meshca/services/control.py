@@ -10,6 +10,8 @@ import structlog
 
 from meshca.authority.actions import RotationPolicy
 from meshca.authority.evidence import Evidence
+from meshca.authority.external import NEEDS_REQUEST, can_sign
+from meshca.authority.import_alarms import import_alarms
 from meshca.authority.issuers import is_listed
 from meshca.authority.journal import JournalEntry, entry_for
 from meshca.authority.plan import RotationPlan, plan_rotation
@@ -66,7 +68,8 @@ class Standing:
 
 
 class AuthorityControl:
-    """Carries out operators' orders. `deadline` is how long a rotation may wait before that alarms."""
+    """Carries out operators' orders. `deadline` is how long a rotation may wait before that alarms; `further` tells
+    alarms that others have."""
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class AuthorityControl:
         clock: Clock,
         plan: AuthorityPlan,
         deadline: timedelta,
+        further: Callable[[], Iterable[Alarm]] = tuple,
     ) -> None:
         self._keeper = keeper
         self._store = store
@@ -85,16 +89,22 @@ class AuthorityControl:
         self._clock = clock
         self._plan = plan
         self._deadline = deadline
+        self._further = further
 
     def standing(self) -> Standing:
         """Where everything stands. Raises UNAVAILABLE where the store cannot be read."""
         ring = self._keeper.refresh().ring
         evidence, now = self._known(ring), self._now()
         policy = self._plan.policy
+        found = (
+            *alarms(ring, policy, now, evidence, deadline=self._deadline),
+            *import_alarms(ring, policy, now),
+            *self._further(),
+        )
         return Standing(
             ring,
             progress_of(ring, policy, evidence),
-            alarms(ring, policy, now, evidence, deadline=self._deadline),
+            tuple(sorted(found, key=lambda alarm: -alarm.severity.value)),
             self._store.journal(_JOURNAL_LINES),
             now,
         )
@@ -164,6 +174,8 @@ class AuthorityControl:
         """Why the laws forbid the step for now; None where they do not."""
         evidence, policy, is_root = self._known(ring), self._plan.policy, authority.kind is AuthorityKind.ROOT
         match step, authority.state:
+            case Step.ACTIVATE, _ if is_root and not can_sign(authority, ring, self._now()):
+                return f"its key is not here, and there is no issuing CA under it: {NEEDS_REQUEST}"
             case Step.ACTIVATE, AuthorityState.PREPARED | AuthorityState.OLD if is_root:
                 covered = is_covered(authority, ring, policy.root, evidence)
                 return None if covered else _who_lacks(authority, evidence)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
+from cryptography import x509
 
 from meshca.authority.journal import SCHEDULE, entry_for
 from meshca.authority.ring import Authority, AuthorityRing, CrlsPublished, IssuedCrl, apply
@@ -78,8 +79,8 @@ class RevocationLists:
     def publish(self, actor: str, reason: str) -> None:
         """Makes the lists and publishes them, or withdraws them where nothing is banned.
 
-        Raises CONFLICT where others keep changing the ring, UNAVAILABLE where a store or key is out, INTERNAL where a
-        list is not what it must be: then the lists from before stay.
+        Raises CONFLICT where others keep changing the ring, or an issuing CA may not sign lists, UNAVAILABLE where a
+        store or key is out, INTERNAL where a list is not what it must be: then the lists from before stay.
         """
         with self._publishing:
             for _ in range(_ATTEMPTS):
@@ -90,7 +91,7 @@ class RevocationLists:
     def _published(self, actor: str, reason: str) -> bool:
         stored, now = self._keeper.refresh(), self._now()
         bans = self._keeper.bans
-        if not bans.bans and not stored.ring.crls:
+        if not stored.ring.crls and not (bans.bans and stored.ring.leaf_issuers):
             return True
         event = CrlsPublished(self._make(stored.ring, bans, now), now)
         check_revocation_lists(apply(stored.ring, event).bundle(), now)
@@ -138,6 +139,11 @@ class RevocationLists:
     ) -> IssuedCrl:
         signer = self._keys.signer(authority.key_id)
         issuer = issuer_of(authority, signer)
+        if not issuer.certificate.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign:
+            raise conflict(
+                f"issuing CA {authority.id} may not sign revocation lists, since it was imported without the key usage"
+                " cRLSign: no list is published until another one has taken its place"
+            )
         # by the time, so that it grows even where a backup was restored and what came after is forgotten
         number = max(int(now.timestamp()), 0 if before is None else before.number + 1)
         prepared = prepare_crl(revoked, issuer, number=number, now=now, validity=self._validity)

@@ -145,8 +145,8 @@ class Rotation:
     def _event(self, action: Action, ring: AuthorityRing, now: datetime) -> RingEvent:
         policy = self._plan.policy
         match action:
-            case BeginRotation(reason):
-                return RotationBegun(RootRotation(SCHEDULE, reason, now))
+            case BeginRotation(reason, successor):
+                return RotationBegun(RootRotation(SCHEDULE, reason, now, successor=successor))
             case PrepareRoot():
                 return Prepared(self._maker.make_root(ring.trust_domain, self._plan.root_algorithm, policy.root.ttl))
             case PrepareIssuer():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from meshca.authority.external import why_nothing_signs
 from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
 from meshca.errors import internal, unavailable
 from meshca.pki.certificates import Issuer
@@ -22,8 +23,9 @@ class SigningState:
     """The ring, its trust bundle, the issuing CA with its key, and who is to get nothing. Consistent in itself.
 
     `issuing` is None where nothing may be issued: the active root is tainted and its successor not trusted yet, or the
-    next issuing CA is yet to be made. `own` is what signs the server's own certificate: without one nobody could come
-    for the next bundle, so there it is the issuing CA that was tainted.
+    next issuing CA is yet to be made, or to be imported under an external root. `own` is what signs the server's own
+    certificate: without one nobody could come for the next bundle, so there it is the issuing CA that was tainted; None
+    where there has been none.
     """
 
     ring: AuthorityRing
@@ -49,9 +51,7 @@ class SigningState:
     @property
     def idle(self) -> str:
         """Why nothing may sign, where nothing may."""
-        if self.ring.active(AuthorityKind.ROOT) is None:
-            return "no issuing CA may sign: the root was tainted, and its successor is not trusted everywhere yet"
-        return "no issuing CA may sign: the next one under the active root is yet to be made"
+        return why_nothing_signs(self.ring)
 
     def _issuing(self) -> tuple[Issuer, Signer]:
         if self.issuing is None:
@@ -138,9 +138,9 @@ class Signing:
 def open_state(ring: AuthorityRing, keys: KeyManager, bans: BanList = NO_BANS) -> SigningState:
     """The signing state of a stored ring and the bans that stand.
 
-    Where no issuing CA is active, nothing is signed for now: rotation makes one. Raises INTERNAL where a key does not
-    belong to its certificate, and whatever the key manager raises where a key is missing or cannot be opened: a server
-    never makes up for lost state (law 6).
+    Where no issuing CA is active, nothing is signed for now: rotation makes one, or somebody imports it. Raises
+    INTERNAL where a key does not belong to its certificate, and whatever the key manager raises where a key is missing
+    or cannot be opened: a server never makes up for lost state (law 6).
     """
     active = ring.active(AuthorityKind.ISSUER)
     if active is not None:

@@ -121,6 +121,13 @@ class RotationSettings(Section):
         return 2 * self.confirm_within
 
 
+class AuthoritySettings(Section):
+    """Where authorities come from that others make. `ca_dir`: a directory in Istio's layout, looked at every `poll`."""
+
+    ca_dir: Path | None = None
+    poll: Annotated[Duration, Field(ge=timedelta(milliseconds=100), le=timedelta(hours=1))] = timedelta(seconds=5)
+
+
 class LimitSettings(Section):
     """Bounds on what peers may do. Rates are per peer: its address on the token listener, its identity on the other."""
 
@@ -160,6 +167,7 @@ class ServerSettings(Settings):
     root: RootSettings = RootSettings()
     issuer: IssuerSettings = IssuerSettings()
     rotation: RotationSettings = RotationSettings()
+    authority: AuthoritySettings = AuthoritySettings()
     limits: LimitSettings = LimitSettings()
     jwt_issuers: tuple[JwtIssuerSettings, ...] = ()
 

@@ -13,6 +13,7 @@ from meshca.authority.ring import (
     AuthorityRing,
     AuthorityState,
     IssuedCrl,
+    PendingIssuer,
     RenewalOrder,
     RootRotation,
 )
@@ -21,6 +22,7 @@ from meshca.spiffe.ids import TrustDomain
 from meshca.stores.mapping import from_seconds, to_seconds
 
 FORMAT = 3
+_NO_LISTS_NOR_IMPORTS: dict[str, Any] = {"crls": [], "pending": None, "directory": ""}
 
 
 def write_ring(ring: AuthorityRing) -> str:
@@ -34,6 +36,8 @@ def write_ring(ring: AuthorityRing) -> str:
         "held_since": _write_time(ring.held_since, "held_since"),
         "renewal": None if ring.renewal is None else _write_renewal(ring.renewal),
         "crls": [_write_crl(crl) for crl in ring.crls],
+        "pending": None if ring.pending is None else _write_pending(ring.pending),
+        "directory": ring.directory,
     }
     return json.dumps(document)
 
@@ -42,7 +46,7 @@ def read_ring(text: str) -> AuthorityRing:
     """The ring that `write_ring` wrote. Raises INTERNAL for anything else."""
     try:
         document = _current(json.loads(text))
-        rotation, renewal = document["rotation"], document["renewal"]
+        rotation, renewal, pending = document["rotation"], document["renewal"], document["pending"]
         return AuthorityRing(
             trust_domain=TrustDomain(document["trust_domain"]),
             sequence=_integer(document["sequence"]),
@@ -51,6 +55,8 @@ def read_ring(text: str) -> AuthorityRing:
             held_since=_read_time(document["held_since"]),
             renewal=None if renewal is None else _read_renewal(renewal),
             crls=tuple(_read_crl(fields) for fields in _list(document["crls"])),
+            pending=None if pending is None else _read_pending(pending),
+            directory=_text(document["directory"]),
         )
     except KeyError as error:
         raise internal(f"the stored authority ring cannot be read: {error} is missing") from error
@@ -60,15 +66,15 @@ def read_ring(text: str) -> AuthorityRing:
 
 def _current(document: dict[str, Any]) -> dict[str, Any]:
     """The document in today's format. Format 1 knew no rotation of roots, nor since when an authority is as it is;
-    format 2 no revocation lists."""
+    format 2 no revocation lists and no external CAs."""
     match _integer(document["format"]):
         case 1:
             unknown = {"since": None, "distrust_at": None}
             authorities = [{**fields, **unknown} for fields in _list(document["authorities"])]
-            known = {**document, "authorities": authorities, "rotation": None, "held_since": None, "renewal": None}
-            return {**known, "crls": []}
+            unmoved = {"rotation": None, "held_since": None, "renewal": None}
+            return {**document, "authorities": authorities, **unmoved, **_NO_LISTS_NOR_IMPORTS}
         case 2:
-            return {**document, "crls": []}
+            return {**document, **_NO_LISTS_NOR_IMPORTS}
         case 3:
             return document
         case other:
@@ -126,6 +132,22 @@ def _read_rotation(fields: dict[str, Any]) -> RootRotation:
         since=from_seconds(_integer(fields["since"])),
         predecessor=_text(fields["predecessor"]),
         successor=_text(fields["successor"]),
+    )
+
+
+def _write_pending(pending: PendingIssuer) -> dict[str, Any]:
+    return {
+        "key_id": pending.key_id,
+        "request": _base64(pending.request),
+        "since": to_seconds(pending.since, "since"),
+    }
+
+
+def _read_pending(fields: dict[str, Any]) -> PendingIssuer:
+    return PendingIssuer(
+        key_id=_text(fields["key_id"]),
+        request=_bytes(fields["request"]),
+        since=from_seconds(_integer(fields["since"])),
     )
 
 

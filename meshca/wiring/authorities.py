@@ -8,15 +8,19 @@ from dataclasses import dataclass
 
 from meshca.authority.actions import IssuerPolicy, RootPolicy, RotationPolicy
 from meshca.authority.plan import Fleet
+from meshca.plugins.ca_directory import CaDirectoryFiles
 from meshca.ports import Clock, KeyManager
 from meshca.services.authorities import AuthorityMaker
+from meshca.services.ca_directory import CaDirectory
 from meshca.services.control import AuthorityControl
 from meshca.services.evidence import RelyingParties
+from meshca.services.imports import AuthorityImports
 from meshca.services.revocation import Revocations
 from meshca.services.revocation_lists import RevocationLists, crl_validity
 from meshca.services.ring import RingKeeper
 from meshca.services.rotation import AuthorityPlan, Rotation
 from meshca.services.signing import Signing
+from meshca.services.trials import Trials
 from meshca.settings.server import ServerSettings
 from meshca.stores.sql import SqlStores
 
@@ -34,6 +38,8 @@ class Authorities:
     control: AuthorityControl
     revocations: Revocations
     lists: RevocationLists
+    imports: AuthorityImports
+    directory: CaDirectory | None  # None: no `authority.ca_dir` is configured
 
 
 def build_authorities(
@@ -53,6 +59,11 @@ def build_authorities(
     )
     fleet = Fleet(_PER_CORE * min(settings.workers, os.cpu_count() or 1), settings.leaf.default_ttl)
     plan = AuthorityPlan(_policy(settings), settings.root.key_type, settings.issuer.key_type, fleet)
+    imports = AuthorityImports(
+        keeper, keys, Trials(stores.ledger, clock), clock, settings.issuer.key_type, settings.leaf.max_ttl
+    )
+    ca_dir = settings.authority.ca_dir
+    directory = None if ca_dir is None else CaDirectory(str(ca_dir), CaDirectoryFiles(ca_dir), keeper, imports)
     return Authorities(
         keeper=keeper,
         rotation=Rotation(keeper, maker, relying.evidence, clock, plan),
@@ -65,9 +76,12 @@ def build_authorities(
             clock,
             plan,
             settings.rotation.deadline,
+            tuple if directory is None else directory.alarms,
         ),
         revocations=Revocations(keeper, stores.revocations, stores.ledger, lists, clock),
         lists=lists,
+        imports=imports,
+        directory=directory,
     )
 
 

@@ -14,11 +14,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from cryptography import x509
+
 from meshca.errors import conflict, internal, invalid, not_found
+from meshca.pki.imports import ImportRules, check_root
 from meshca.pki.keys import CA_ALGORITHMS, KeyAlgorithm
+from meshca.pki.plugged_in import PluggedInCa
+from meshca.pki.profiles import IssuanceProfile
 from meshca.plugins.disk_keys import DiskKeyManager
 from meshca.ports import Clock, StoredRing
 from meshca.services.authorities import AuthorityMaker, found
+from meshca.services.imports import found_on_root, found_plugged_in
+from meshca.services.trials import Trials
 from meshca.spiffe.ids import TrustDomain
 from meshca.stores.sql import SqlStores, create_sqlite, open_sqlite
 
@@ -70,6 +77,8 @@ class Founding:
     root_ttl: timedelta = timedelta(days=3650)
     issuer_key: KeyAlgorithm = KeyAlgorithm.P256
     issuer_ttl: timedelta = timedelta(days=30)
+    external: x509.Certificate | None = None  # the root, where its key is elsewhere
+    plugged_in: PluggedInCa | None = None  # root and issuing CA, where others made them
 
     def __post_init__(self) -> None:
         for key in (self.root_key, self.issuer_key):
@@ -205,7 +214,14 @@ def _build(data_dir: DataDir, founding: Founding, passphrase: bytes | None, cloc
     data_dir.keys.mkdir(mode=0o700)
     stores = create_sqlite(data_dir.database)
     try:
-        maker = AuthorityMaker(DiskKeyManager(data_dir.keys, passphrase), stores.ledger, clock)
+        keys, now = DiskKeyManager(data_dir.keys, passphrase), clock.now()
+        rules = ImportRules(founding.trust_domain, now, IssuanceProfile().max_ttl)
+        if founding.plugged_in is not None:
+            return found_plugged_in(stores.authorities, keys, Trials(stores.ledger, clock), founding.plugged_in, rules)
+        if founding.external is not None:
+            external = check_root(founding.external, rules)
+            return found_on_root(stores.authorities, keys, founding.trust_domain, external, founding.issuer_key, now)
+        maker = AuthorityMaker(keys, stores.ledger, clock)
         root = (founding.root_key, founding.root_ttl)
         issuer = (founding.issuer_key, founding.issuer_ttl)
         return found(maker, stores.authorities, founding.trust_domain, root=root, issuer=issuer)

@@ -42,6 +42,8 @@ ADMIN_SERVICE = "meshca.v1.AdminService"
 LEDGER_PATIENCE = timedelta(seconds=5)
 # So does a rotation that has failed, or not come, for so long, if that is three ticks at least.
 ROTATION_PATIENCE = timedelta(minutes=1)
+# Between two looks for an issuing CA where there is none yet.
+_IDLE = timedelta(milliseconds=200)
 # What a tick that is under way gets at shutdown, before the stores are closed all the same.
 _TICK_GRACE = timedelta(seconds=10)
 
@@ -61,6 +63,7 @@ class Server:
         self._settings = settings
         self._monotonic = monotonic
         self._stop = asyncio.Event()
+        self._open = False
         self._background: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
@@ -104,14 +107,30 @@ class Server:
         checks = _checks(core)
         patience = max(3 * settings.tick, ROTATION_PATIENCE)
         checks["rotation"] = lambda: ticks.problem("rotation", patience)
+        checks["listeners"] = lambda: None if self._open else "the listeners are not open yet"
+        await self._open_admin(core, admin_socket, stack)
+        http = await self._open_http(core, totals, checks, stack)
+        self._start_ticks(core, ticks, stack)
+        if not await self._until_it_can_sign(core):
+            return
         if settings.workers > 1:
             addresses = await self._start_workers(totals, checks, stack)
         else:
             addresses = await self._open_door(core, metrics, stack)
-        await self._open_admin(core, admin_socket, stack)
-        http = await self._open_http(core, totals, checks, stack)
-        self._start_ticks(core, ticks, stack)
+        self._open = True
+        stack.callback(ticks.stop)  # before the doors close, too
         self._announce(addresses, http, admin_socket, stack)
+
+    async def _until_it_can_sign(self, core: Core) -> bool:
+        """Waits for an issuing CA, without which the listeners would have no certificate of their own; whether it came,
+        rather than the end of the server. Operators are answered meanwhile, and the ticks make the certificate."""
+        if core.identity.material is None:
+            _log.warning("waiting_for_issuing_ca", reason=core.signing.latest().idle)
+        while core.identity.material is None:
+            if self._stop.is_set() or any(task.done() for task in self._background):
+                return False
+            await asyncio.sleep(_IDLE.total_seconds())
+        return True
 
     async def _open_door(self, core: Core, metrics: Metrics, stack: AsyncExitStack) -> DoorAddresses:
         door = Door(core, self._settings, metrics)
@@ -134,8 +153,14 @@ class Server:
     async def _open_admin(self, core: Core, path: Path, stack: AsyncExitStack) -> None:
         clear_socket(path)
         listener = Listener((), (ADMIN_SERVICE,), ListenerLimits(64, timedelta(hours=1)))
+        authorities = core.authorities
         door = AdminDoor(
-            core.signing, core.stores.ledger, core.enrolment, core.authorities.control, core.authorities.revocations
+            core.signing,
+            core.stores.ledger,
+            core.enrolment,
+            authorities.control,
+            authorities.revocations,
+            authorities.imports,
         )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(door, listener.server)
         listener.bind_unix(str(path))
@@ -160,7 +185,9 @@ class Server:
         every = self._settings.tick
         ticks.add("rotation", every, core.authorities.rotation.tick)
         ticks.add("revocation_lists", every, core.authorities.lists.tick)
-        ticks.add("server_certificate", every, core.identity.ensure)
+        ticks.add("server_certificate", every, lambda: _renew_identity(core))
+        if core.authorities.directory is not None:
+            ticks.add("ca_dir", self._settings.authority.poll, core.authorities.directory.look)
         ticks.add("join_tokens", max(every, timedelta(minutes=10)), core.enrolment.prune)
         ticks.add("evidence", max(every, timedelta(minutes=10)), core.authorities.relying.prune)
         return ticks
@@ -188,8 +215,8 @@ class Server:
 
 
 def _first_tick(core: Core) -> None:
-    """What is due, before anybody is served. A step that fails has its next turn; only a server without a certificate
-    of its own cannot begin."""
+    """What is due, before anybody is served. A step that fails has its next turn; only a server whose own certificate
+    cannot be made, though an issuing CA is there, cannot begin."""
     for name, step in (
         ("revocations", core.authorities.lists.tick),  # lists that ended meanwhile would have everybody refused
         ("rotation", core.authorities.rotation.tick),
@@ -198,7 +225,7 @@ def _first_tick(core: Core) -> None:
             step()
         except MeshcaError as error:
             _log.error("tick_failed", job=name, kind=error.kind.value, reason=error.message)
-    core.identity.ensure()
+    _renew_identity(core)
 
 
 async def _follow(core: Core, ticks: Ticks) -> None:
@@ -208,7 +235,7 @@ async def _follow(core: Core, ticks: Ticks) -> None:
         await asyncio.sleep(REFRESH.total_seconds())
         await ticks.run("authorities", core.authorities.rotation.follow)
         await ticks.run("revocations", core.authorities.lists.follow)
-        await ticks.run("own_certificate", core.identity.ensure)  # its roots and its issuer are those of now
+        await ticks.run("own_certificate", lambda: _renew_identity(core))  # its roots and its issuer are those of now
         ticks.hurry(core.clock.now())
 
 
@@ -224,6 +251,12 @@ def _ended_by_itself(task: asyncio.Task[Any]) -> MeshcaError:
 def _crl(core: Core, issuer_id: str) -> bytes | None:
     found = core.signing.latest().ring.crl_of(issuer_id)
     return None if found is None else found.crl
+
+
+def _renew_identity(core: Core) -> None:
+    """The server's own certificate, where there is something to sign it with, or to say that there is no more."""
+    if core.signing.latest().own is not None or core.identity.material is not None:
+        core.identity.ensure()
 
 
 def _checks(core: Core) -> dict[str, Callable[[], str | None]]:
@@ -256,7 +289,9 @@ def _authority_problem(core: Core) -> str | None:
 
 def _certificate_problem(core: Core) -> str | None:
     material = core.identity.material
-    if material is None or material.not_after <= core.clock.now():
+    if material is None:
+        return "the server has no certificate yet"
+    if material.not_after <= core.clock.now():
         return "the server's own certificate has expired"
     return None
 

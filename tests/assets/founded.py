@@ -17,12 +17,14 @@ from meshca.ports import AuthorityStore
 from meshca.services.authorities import AuthorityMaker, found
 from meshca.services.control import AuthorityControl
 from meshca.services.evidence import RelyingParties
+from meshca.services.imports import AuthorityImports
 from meshca.services.issuance import Issuance, IssuedChain, SigningRequest
 from meshca.services.revocation import Revocations
 from meshca.services.revocation_lists import RevocationLists, crl_validity
 from meshca.services.ring import RingKeeper
 from meshca.services.rotation import AuthorityPlan, Rotation
 from meshca.services.signing import Signing
+from meshca.services.trials import Trials
 from meshca.spiffe.ids import SpiffeId
 from meshca.spiffe.peers import AuthenticationMethod, Caller
 from meshca.stores.memory import (
@@ -87,6 +89,10 @@ class FoundedCa:
         validity = crl_validity(self.policy.max_leaf_ttl)
         self.lists = RevocationLists(self.keeper, self.keys, self.ledger, self.clock, validity)
         self.revocations = Revocations(self.keeper, self.bans, self.ledger, self.lists, self.clock)
+        self.trials = Trials(self.ledger, self.clock)
+        self.imports = AuthorityImports(
+            self.keeper, self.keys, self.trials, self.clock, KeyAlgorithm.P256, self.policy.max_leaf_ttl
+        )
         self.issuance = Issuance(self.signing, self.ledger, self.join_tokens, self.clock, self.profile)
 
     def passed(self) -> float:
@@ -152,9 +158,18 @@ def found_ca(
     algorithm: KeyAlgorithm = KeyAlgorithm.P256,
 ) -> FoundedCa:
     """A server that has just begun, its ring loaded."""
+    ca = unfounded_ca(policy=policy, profile=profile)
+    found(ca.maker, ca.store, MESH, root=(algorithm, root_ttl), issuer=(algorithm, policy.ttl))
+    ca.keeper.refresh()
+    ca.forget_journal()
+    return ca
+
+
+def unfounded_ca(*, policy: IssuerPolicy = POLICY, profile: IssuanceProfile | None = None) -> FoundedCa:
+    """A server whose stores are empty."""
     keys = MemoryKeyManager()
     ledger = JournalledLedger(MemoryLedger())
-    ca = FoundedCa(
+    return FoundedCa(
         SetClock(FOUNDED),
         keys,
         JournalledKeyManager(keys, ledger.journal),
@@ -163,7 +178,3 @@ def found_ca(
         policy,
         profile or IssuanceProfile(),
     )
-    found(ca.maker, ca.store, MESH, root=(algorithm, root_ttl), issuer=(algorithm, policy.ttl))
-    ca.keeper.refresh()
-    ca.forget_journal()
-    return ca

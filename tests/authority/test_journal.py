@@ -13,7 +13,10 @@ from meshca.authority.ring import (
     AuthorityKind,
     AuthorityState,
     CrlsPublished,
+    DirectoryTaken,
     IssuedCrl,
+    IssuerRequested,
+    PendingIssuer,
     Prepared,
     RingEvent,
     RootRotation,
@@ -41,6 +44,8 @@ EVENTS: list[tuple[RingEvent, str, str]] = [
     (RotationAborted(NOW), "abort rotation", "root2"),
     (CrlsPublished((A_CRL,), NOW), "publish revocation lists", ""),
     (CrlsPublished((), NOW), "withdraw revocation lists", ""),
+    (IssuerRequested(PendingIssuer("issuer-1", b"request", NOW)), "request issuer", ""),
+    (DirectoryTaken("digest"), "read ca_dir", ""),
 ]
 
 

@@ -60,6 +60,7 @@ def test_the_list_tells_since_when(admin: FakeAdmin) -> None:
         "not_after": "2027-04-15T08:00:00Z",
         "bundle_sequence": 1,
         "distrust_at": "",
+        "external": False,
     }
 
 
@@ -189,3 +190,38 @@ def test_authority_refuses_bad_input(admin: FakeAdmin, arguments: list[str], sta
     assert words in authority(admin, *arguments, status=status)
     assert not admin.asked(pb.StepAuthorityRequest)
     assert not admin.asked(pb.PrepareAuthorityRequest)
+
+
+def test_a_request_is_written_as_pem_to_a_file_or_to_standard_output(admin: FakeAdmin, short_tmp: Path) -> None:
+    pem = authority(admin, "csr")
+    assert pem.splitlines() == [
+        "-----BEGIN CERTIFICATE REQUEST-----",
+        "YSByZXF1ZXN0",
+        "-----END CERTIFICATE REQUEST-----",
+    ]
+    told = authority(admin, "csr", "--new", "-o", short_tmp / "request.pem")
+    assert (short_tmp / "request.pem").read_text() == pem
+    assert "the request of 2027-01-15T08:00:00Z; have it signed" in told
+    assert [asked.renew for asked in admin.asked(pb.RequestIssuerRequest)] == [False, True]
+
+
+def test_an_import_says_what_came_in_and_what_happens_next(admin: FakeAdmin, short_tmp: Path) -> None:
+    chain = short_tmp / "chain.pem"
+    chain.write_bytes(b"an old root's")
+    told = authority(admin, "import", chain, "--reason", "as agreed")
+    assert told.splitlines() == [
+        f"issuer {'d4' * 20} is prepared, until 2027-01-18T08:00:00Z, under active root {OLD_ROOT}"
+    ]
+    chain.write_bytes(b"a new root's")
+    told = authority(admin, "import", chain)
+    assert told.splitlines()[1].startswith("the root is new: a rotation brings it in once everybody trusts it")
+    document = json.loads(authority(admin, "import", chain, "-o", "json"))
+    assert (document["new_root"], document["root"]["external"]) == (True, True)
+    sent = [(asked.chain, asked.reason) for asked in admin.asked(pb.ImportAuthorityRequest)]
+    assert sent == [(b"an old root's", "as agreed"), (b"a new root's", ""), (b"a new root's", "")]
+
+
+def test_a_chain_that_cannot_be_read_is_not_sent(admin: FakeAdmin, short_tmp: Path) -> None:
+    refused = authority(admin, "import", short_tmp / "nothing.pem", status=3)
+    assert refused == f"meshca: {short_tmp / 'nothing.pem'} cannot be read: No such file or directory\n"
+    assert admin.asked(pb.ImportAuthorityRequest) == []

@@ -15,6 +15,8 @@ from meshca.authority.ring import (
     AuthorityKind,
     AuthorityRing,
     AuthorityState,
+    IssuedCrl,
+    PendingIssuer,
     RenewalOrder,
     RootRotation,
 )
@@ -55,7 +57,11 @@ def a_ring(sequence: int = 3) -> AuthorityRing:
     rotation = RootRotation("operator", "quarterly", NOW - timedelta(hours=2), "aa" * 20, "cc" * 20)
     renewal = RenewalOrder(("bb" * 20,), NOW - timedelta(hours=1), 60)
     held_since = NOW - timedelta(hours=3)
-    return AuthorityRing(TrustDomain("example.org"), sequence, (root, issuer), rotation, held_since, renewal)
+    pending = PendingIssuer("issuer-2", b"\x30\x01\xff", NOW - timedelta(hours=4))
+    authorities = (root, issuer)
+    mesh = TrustDomain("example.org")
+    crls = (IssuedCrl("bb" * 20, b"\x30\x02\xff", 7, NOW, NOW + timedelta(days=7), 2, 3, NOW - timedelta(days=1)),)
+    return AuthorityRing(mesh, sequence, authorities, rotation, held_since, renewal, crls, pending, "a digest")
 
 
 def an_entry(sequence: int, **changes: Any) -> JournalEntry:

@@ -226,3 +226,14 @@ class _Service(admin_pb2_grpc.AdminServiceServicer):
     def ListCertificates(self, request: Any, context: grpc.ServicerContext) -> pb.ListCertificatesResponse:  # noqa: N802
         self._take("ListCertificates", request, context)
         return pb.ListCertificatesResponse(records=self._admin.records)
+
+    def RequestIssuer(self, request: Any, context: grpc.ServicerContext) -> pb.RequestIssuerResponse:  # noqa: N802
+        self._take("RequestIssuer", request, context)
+        return pb.RequestIssuerResponse(request=b"a request", since=NOW)
+
+    def ImportAuthority(self, request: Any, context: grpc.ServicerContext) -> pb.ImportAuthorityResponse:  # noqa: N802
+        self._take("ImportAuthority", request, context)
+        new = b"new" in request.chain
+        state = "prepared" if new else "active"
+        by = root(NEW_ROOT if new else OLD_ROOT, state, external=True)
+        return pb.ImportAuthorityResponse(issuer=issuer(NEW_ISSUER, "prepared", by.id), root=by, new_root=new)

@@ -343,8 +343,14 @@ def test_a_door_whose_authorities_cannot_be_read_signs_nothing_says_so_and_lets_
             assert refusal(call) == (grpc.StatusCode.UNAVAILABLE, words)
         assert door.issued() == known
         core = door.core
+        authorities = core.authorities
         admin = AdminDoor(
-            core.signing, core.stores.ledger, core.enrolment, core.authorities.control, core.authorities.revocations
+            core.signing,
+            core.stores.ledger,
+            core.enrolment,
+            authorities.control,
+            authorities.revocations,
+            authorities.imports,
         )
         assert len(admin.ListAuthorities(admin_pb2.ListAuthoritiesRequest(), cast("Any", None)).authorities) == 2
         assert admin.GetTrustBundle(admin_pb2.GetTrustBundleRequest(), cast("Any", None)).bundle.x509_authorities

@@ -36,13 +36,23 @@ def test_every_field_is_written() -> None:
 def test_a_document_of_format_1_is_read_without_what_it_did_not_know() -> None:
     document = json.loads(write_ring(a_ring()))
     document["format"] = 1
-    del document["rotation"], document["held_since"], document["renewal"], document["crls"]
+    for unknown in ("rotation", "held_since", "renewal", "crls", "pending", "directory"):
+        del document[unknown]
     for authority in document["authorities"]:
         del authority["since"], authority["distrust_at"]
     ring = a_ring()
     authorities = tuple(replace(authority, since=None, distrust_at=None) for authority in ring.authorities)
     old = replace(ring, authorities=authorities, rotation=None, held_since=None, renewal=None)
+    old = replace(old, crls=(), pending=None, directory="")
     assert read_ring(json.dumps(document)) == old
+
+
+def test_a_document_of_format_2_is_read_without_revocation_lists_and_external_cas() -> None:
+    document = json.loads(write_ring(a_ring()))
+    document["format"] = 2
+    for unknown in ("crls", "pending", "directory"):
+        del document[unknown]
+    assert read_ring(json.dumps(document)) == replace(a_ring(), crls=(), pending=None, directory="")
 
 
 Change = Callable[[dict[str, Any]], object]

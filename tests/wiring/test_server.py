@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,7 @@ from meshca.spiffe.ids import TrustDomain
 from meshca.wiring.clock import SystemClock, uptime
 from meshca.wiring.data_dir import Founding, create_data_dir
 from meshca.wiring.server import Server
+from tests.assets.foreign import DAY, foreign_ca, subject
 from tests.fakes.clock import Stopwatch
 from tests.load import get
 
@@ -31,6 +36,11 @@ async def until(holds: Callable[[], object]) -> None:
     async with asyncio.timeout(20):
         while not holds():
             await asyncio.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
 
 
 @asynccontextmanager
@@ -81,6 +91,36 @@ async def test_a_server_that_ticks_is_ready(short_tmp: Path) -> None:
             while 'tick_timestamp_seconds{job="authorities"}' not in samples:
                 await asyncio.sleep(0.05)
                 samples = (await get(http, "/metrics")).body.decode()
+
+
+async def test_a_server_without_an_issuing_ca_runs_is_not_ready_and_ends_when_told(short_tmp: Path) -> None:
+    root = foreign_ca(subject("Corp Root"), until=datetime.now(UTC) + 900 * DAY).certificate
+    create_data_dir(short_tmp / "ca", Founding(TrustDomain("server.test"), external=root), None, SystemClock())
+    anywhere = dict.fromkeys(("token_listen", "mtls_listen"), "127.0.0.1:0")
+    port = free_port()
+    settings = ServerSettings.model_validate(
+        {"data_dir": short_tmp / "ca", "tick": 0.1, "http_listen": f"127.0.0.1:{port}", **anywhere}
+    )
+    server = Server(settings)
+    serving = asyncio.create_task(server.run())
+    try:
+        with capture_logs() as logs:
+            await until(lambda: serving.done() or "waiting_for_issuing_ca" in {log["event"] for log in logs})
+        assert (short_tmp / "ca" / "admin.sock").exists()
+        answer = await get(TcpAddress("127.0.0.1", port), "/readyz")
+        assert answer.status == 503
+        assert [line.split(":")[0] for line in answer.body.decode().splitlines()] == [
+            "authority",
+            "certificate",
+            "listeners",
+        ]
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait((serving,), timeout=20)
+        assert serving.done()
+        assert serving.exception() is None
+    finally:
+        serving.cancel()
+        await asyncio.wait((serving,))
 
 
 async def test_a_server_whose_authorities_became_unreadable_says_so_until_they_are_not(short_tmp: Path) -> None:

@@ -114,7 +114,7 @@ class CertificateRecord(message.Message):
     RECORDED_AT_FIELD_NUMBER: builtins.int
     serial: builtins.str
     kind: builtins.str
-    """leaf, server, issuer or root."""
+    """leaf, server, issuer, root or trial."""
     spiffe_id: builtins.str
     caller_id: builtins.str
     method: builtins.str
@@ -228,6 +228,7 @@ class Authority(message.Message):
     SINCE_FIELD_NUMBER: builtins.int
     DISTRUST_AT_FIELD_NUMBER: builtins.int
     CERTIFICATE_FIELD_NUMBER: builtins.int
+    EXTERNAL_FIELD_NUMBER: builtins.int
     id: builtins.str
     kind: builtins.str
     """root or issuer."""
@@ -243,6 +244,8 @@ class Authority(message.Message):
     """When a tainted root leaves the bundle even if somebody depends on it; 0: only when nobody does."""
     certificate: builtins.bytes
     """DER."""
+    external: builtins.bool
+    """A root whose key is elsewhere."""
     def __init__(
         self,
         *,
@@ -256,10 +259,11 @@ class Authority(message.Message):
         since: builtins.int = ...,
         distrust_at: builtins.int = ...,
         certificate: builtins.bytes = ...,
+        external: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["bundle_sequence", b"bundle_sequence", "certificate", b"certificate", "distrust_at", b"distrust_at", "id", b"id", "issuer_id", b"issuer_id", "kind", b"kind", "not_after", b"not_after", "not_before", b"not_before", "since", b"since", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bundle_sequence", b"bundle_sequence", "certificate", b"certificate", "distrust_at", b"distrust_at", "external", b"external", "id", b"id", "issuer_id", b"issuer_id", "kind", b"kind", "not_after", b"not_after", "not_before", b"not_before", "since", b"since", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -731,6 +735,93 @@ class StepAuthorityResponse(message.Message):
     _HasFieldArgType: _TypeAlias = typing.Literal["authority", b"authority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["authority", b"authority"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RequestIssuerRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    RENEW_FIELD_NUMBER: builtins.int
+    renew: builtins.bool
+    """Makes a new key, and forgets the request that is pending."""
+    def __init__(
+        self,
+        *,
+        renew: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["renew", b"renew"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RequestIssuerResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    SINCE_FIELD_NUMBER: builtins.int
+    request: builtins.bytes
+    """A PKCS #10 request, DER."""
+    since: builtins.int
+    """When it was made: Unix time, seconds."""
+    def __init__(
+        self,
+        *,
+        request: builtins.bytes = ...,
+        since: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["request", b"request", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ImportAuthorityRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    CHAIN_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    chain: builtins.bytes
+    """The signed chain, PEM: the issuing CA first."""
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        chain: builtins.bytes = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["chain", b"chain", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ImportAuthorityResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    ISSUER_FIELD_NUMBER: builtins.int
+    ROOT_FIELD_NUMBER: builtins.int
+    NEW_ROOT_FIELD_NUMBER: builtins.int
+    new_root: builtins.bool
+    """The root came with it."""
+    @builtins.property
+    def issuer(self) -> Authority: ...
+    @builtins.property
+    def root(self) -> Authority: ...
+    def __init__(
+        self,
+        *,
+        issuer: Authority | None = ...,
+        root: Authority | None = ...,
+        new_root: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["issuer", b"issuer", "root", b"root"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["issuer", b"issuer", "new_root", b"new_root", "root", b"root"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -99,6 +99,16 @@ class AdminServiceStub:
                 request_serializer=meshca_dot_v1_dot_admin__pb2.ListRevocationsRequest.SerializeToString,
                 response_deserializer=meshca_dot_v1_dot_admin__pb2.ListRevocationsResponse.FromString,
                 _registered_method=True)
+        self.RequestIssuer = channel.unary_unary(
+                '/meshca.v1.AdminService/RequestIssuer',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.RequestIssuerRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.RequestIssuerResponse.FromString,
+                _registered_method=True)
+        self.ImportAuthority = channel.unary_unary(
+                '/meshca.v1.AdminService/ImportAuthority',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.ImportAuthorityRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.ImportAuthorityResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -182,6 +192,18 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RequestIssuer(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportAuthority(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -249,6 +271,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListRevocations,
                     request_deserializer=meshca_dot_v1_dot_admin__pb2.ListRevocationsRequest.FromString,
                     response_serializer=meshca_dot_v1_dot_admin__pb2.ListRevocationsResponse.SerializeToString,
+            ),
+            'RequestIssuer': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestIssuer,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.RequestIssuerRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.RequestIssuerResponse.SerializeToString,
+            ),
+            'ImportAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportAuthority,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.ImportAuthorityRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.ImportAuthorityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -602,6 +634,60 @@ class AdminService:
             '/meshca.v1.AdminService/ListRevocations',
             meshca_dot_v1_dot_admin__pb2.ListRevocationsRequest.SerializeToString,
             meshca_dot_v1_dot_admin__pb2.ListRevocationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestIssuer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.AdminService/RequestIssuer',
+            meshca_dot_v1_dot_admin__pb2.RequestIssuerRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.RequestIssuerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.AdminService/ImportAuthority',
+            meshca_dot_v1_dot_admin__pb2.ImportAuthorityRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.ImportAuthorityResponse.FromString,
             options,
             channel_credentials,
             insecure,

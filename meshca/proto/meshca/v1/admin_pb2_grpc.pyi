@@ -44,6 +44,8 @@ class AdminServiceStub:
     Revoke: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeRequest, _admin_pb2.RevokeResponse]
     Unban: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UnbanRequest, _admin_pb2.UnbanResponse]
     ListRevocations: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListRevocationsRequest, _admin_pb2.ListRevocationsResponse]
+    RequestIssuer: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RequestIssuerRequest, _admin_pb2.RequestIssuerResponse]
+    ImportAuthority: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ImportAuthorityRequest, _admin_pb2.ImportAuthorityResponse]
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -61,6 +63,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     Revoke: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeRequest, _admin_pb2.RevokeResponse]  # type: ignore[assignment]
     Unban: _aio.UnaryUnaryMultiCallable[_admin_pb2.UnbanRequest, _admin_pb2.UnbanResponse]  # type: ignore[assignment]
     ListRevocations: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListRevocationsRequest, _admin_pb2.ListRevocationsResponse]  # type: ignore[assignment]
+    RequestIssuer: _aio.UnaryUnaryMultiCallable[_admin_pb2.RequestIssuerRequest, _admin_pb2.RequestIssuerResponse]  # type: ignore[assignment]
+    ImportAuthority: _aio.UnaryUnaryMultiCallable[_admin_pb2.ImportAuthorityRequest, _admin_pb2.ImportAuthorityResponse]  # type: ignore[assignment]
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -153,5 +157,19 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListRevocationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListRevocationsResponse, _abc.Awaitable[_admin_pb2.ListRevocationsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RequestIssuer(
+        self,
+        request: _admin_pb2.RequestIssuerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RequestIssuerResponse, _abc.Awaitable[_admin_pb2.RequestIssuerResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ImportAuthority(
+        self,
+        request: _admin_pb2.ImportAuthorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ImportAuthorityResponse, _abc.Awaitable[_admin_pb2.ImportAuthorityResponse]]: ...
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
