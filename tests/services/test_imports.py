@@ -310,6 +310,38 @@ def test_a_root_that_comes_during_another_rotation_has_its_turn_after_it(ca: Fou
     assert [a.certificate for a in ca.ring.of(ROOT)] == [third.der]
 
 
+def test_a_new_root_is_not_used_once_nothing_is_left_to_sign_with_under_it(ca: FoundedCa) -> None:
+    accept(ca, signed(ca))
+    ca.rotation.tick()
+    accept(ca, signed(ca, NEXT), NEXT)
+    (waiting,) = ca.ring.of(ISSUER, PREPARED)
+    ca.control.carry_out(Order(Step.PRUNE, waiting.id, "it was signed by mistake"))
+    for _ in range(5):
+        ca.clock.move(timedelta(minutes=1))
+        ca.rotation.tick()
+    assert standing(ca) == [("root", "active"), ("issuer", "active"), ("root", "prepared")]
+    (alarm,) = import_alarms(ca.ring, ca.plan.policy, ca.clock.now())
+    assert (alarm.severity, alarm.subject) == (Severity.INFO, "root")
+    assert "waits for an issuing CA under it: have one signed" in alarm.message
+    accept(ca, signed(ca, NEXT))
+    ca.rotation.tick()
+    assert [a.certificate for a in ca.ring.of(ROOT, ACTIVE)] == [NEXT.der]
+
+
+def test_after_an_abort_no_other_root_that_waits_has_its_turn_until_an_operator_says_so(ca: FoundedCa) -> None:
+    in_use(ca)
+    accept(ca, signed(ca, NEXT), NEXT)
+    third = foreign_ca(subject("Third Root"))
+    accept(ca, signed(ca, third), third)
+    ca.control.abort("not now")
+    ca.rotation.tick()
+    assert ca.ring.rotation is None
+    assert [a.certificate for a in ca.ring.of(ROOT, PREPARED)] == [third.der]
+    ca.control.begin("now")
+    assert ca.ring.successor is not None
+    assert ca.ring.successor.certificate == third.der
+
+
 def test_a_root_of_ours_gives_way_to_an_external_one(ca: FoundedCa) -> None:
     ours = found_ca()
     accept(ours, signed(ours, NEXT), NEXT)
@@ -517,15 +549,18 @@ def test_istios_own_order_of_steps_works_too(mesh: tuple[FoundedCa, Directory], 
 
 def test_what_was_taken_once_is_not_taken_again_whatever_became_of_it(mesh: tuple[FoundedCa, Directory]) -> None:
     ca, directory = mesh
-    directory.put(NEXT, issuer_under(NEXT))
-    ca.control.abort("not wanted")
-    ca.rotation.tick()
+    directory.put(CORP, issuer_under(CORP))
+    (second,) = ca.ring.of(ISSUER, PREPARED)
+    ca.control.carry_out(Order(Step.TAINT, second.id, "its key was seen elsewhere"))
+    ca.clock.move(PROPAGATION)
+    ca.control.carry_out(Order(Step.PRUNE, second.id, "", force=False))
     ca.restart()
     ca.keeper.refresh()
     again = plugged(ca)
     again.files = directory.files
     again.service.look()
     assert standing(ca) == [("root", "active"), ("issuer", "active")]
+    assert again.problems() == []
 
 
 def test_after_an_abort_a_new_root_waits_until_an_operator_begins(mesh: tuple[FoundedCa, Directory]) -> None:
