@@ -95,7 +95,7 @@ def _waits_for(
     behind = coverage.holders - coverage.covered
     return {
         Phase.IDLE: "nothing",
-        Phase.PREPARING: "the next root to be made",
+        Phase.PREPARING: "the next root to be made, or imported",
         Phase.DISTRIBUTING: f"{behind} of {coverage.holders} holders to show that they have bundle {coverage.sequence}",
         Phase.SOAKING: f"the soak to end, {_shown(soaks_until)}",
         Phase.SWITCHING: "an issuing CA under the new root",

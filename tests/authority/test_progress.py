@@ -68,7 +68,7 @@ PHASES: dict[str, tuple[AuthorityRing, Evidence, Phase, str]] = {
         ring(root(1, ACTIVE), issuer(1, ACTIVE), to=""),
         known(),
         Phase.PREPARING,
-        "the next root to be made",
+        "the next root to be made, or imported",
     ),
     "while somebody lags": (
         WAITING,

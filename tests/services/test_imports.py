@@ -293,9 +293,31 @@ def test_a_rotation_that_an_operator_begins_waits_for_a_root_to_be_imported(ca: 
     ca.control.begin("planned")
     assert ca.rotation.tick() == 0
     assert standing(ca) == [("root", "active"), ("issuer", "active")], "no root is made here"
+    needed = (
+        "the next root must be imported: have an issuing CA signed under it (`meshca authority csr`), and import both"
+    )
+    assert [alarm.message.startswith(needed) for alarm in ca.control.standing().alarms].count(True) == 1
     accept(ca, signed(ca, NEXT), NEXT)
     assert ca.ring.successor is not None
     assert ca.ring.successor.certificate == NEXT.der
+
+
+def test_a_root_at_the_end_of_its_life_or_tainted_asks_for_the_next_to_be_imported(ca: FoundedCa) -> None:
+    in_use(ca)
+    policy, now = ca.plan.policy, ca.clock.now()
+    assert import_alarms(ca.ring, policy, now) == ()
+    late = [alarm.subject for alarm in import_alarms(ca.ring, policy, now + 2930 * DAY)]
+    assert late == ["issuer", "root"]
+    ca.control.carry_out(Order(Step.TAINT, ca.ring.of(ROOT)[0].id, "stolen"))
+    ca.rotation.tick()
+    assert [alarm.subject for alarm in import_alarms(ca.ring, policy, now)] == ["root"]
+    assert len(ca.ring.of(ROOT)) == 1, "no root is made here"
+    accept(ca, signed(ca, NEXT), NEXT)
+    for _ in range(3):
+        ca.clock.move(timedelta(hours=1))
+        ca.rotation.tick()
+    assert [a.certificate for a in ca.ring.of(ROOT, ACTIVE)] == [NEXT.der]
+    assert ca.ring.active(ISSUER) is not None
 
 
 def test_a_root_that_comes_during_another_rotation_has_its_turn_after_it(ca: FoundedCa) -> None:
