@@ -25,7 +25,6 @@ _KINDS = {
     grpc.StatusCode.UNAUTHENTICATED: ErrorKind.UNAUTHENTICATED,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ErrorKind.EXHAUSTED,
     grpc.StatusCode.UNAVAILABLE: ErrorKind.UNAVAILABLE,
-    grpc.StatusCode.CANCELLED: ErrorKind.UNAVAILABLE,  # never by us: the server ended in the middle of the call
 }
 _T = TypeVar("_T")
 
@@ -75,6 +74,8 @@ def _meshca_error(error: grpc.RpcError, address: str) -> MeshcaError:
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE:
         return unavailable(_why_unreachable(address) or details)
+    if code is grpc.StatusCode.CANCELLED:  # never by us
+        return unavailable(f"the server at {address} ended in the middle of the call")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return unavailable(f"the server at {address} did not answer within {_TIMEOUT_SECONDS}s: see its log")
     return MeshcaError(_KINDS.get(code, ErrorKind.INTERNAL), details or f"the server answered {code.name}")
