@@ -155,7 +155,7 @@ class _Holder:
     sequence: int = 0
     channel: Channel = Channel.NONE
     refusal: str = ""
-    refused: int = 0  # the sequence that it refused
+    refused: int = 0  # the highest sequence that it refused, and has accepted nothing from since
     # issuers by serial, in the order of recording: the certificate that it last proved to use, and all later ones
     using: dict[str, str] = field(default_factory=dict)
 
@@ -243,6 +243,7 @@ class EvidenceBook:
         holder = self._find(fact.serial) or self._find("" if fact.proves else fact.renews)
         if holder is None:
             holder = self._add(fact.serial, fact.spiffe_id, fact.not_after, fact.at)
+            self._inherit(holder, self._find(fact.renews))
         self._by_serial[fact.serial] = holder
         self._sign(fact.issuer_id, fact.not_after)
         heapq.heappush(self._ends, (fact.not_after, fact.serial, fact.issuer_id, holder.serial))
@@ -265,7 +266,7 @@ class EvidenceBook:
             heapq.heappush(self._ends, (fact.until, fact.serial, UNKNOWN, holder.serial))
             self._use(holder, {fact.serial: UNKNOWN})
         if fact.refusal:
-            holder.refusal, holder.refused = fact.refusal, fact.bundle_sequence
+            self._refuses(holder, fact)
             return
         self._uses(holder, fact.serial)
         self._has(holder, fact.bundle_sequence, fact.channel, fact.at)
@@ -288,8 +289,11 @@ class EvidenceBook:
         self._depending[holder.issuers] -= 1
 
     def _has(self, holder: _Holder, sequence: int, channel: Channel, at: datetime) -> None:
-        """What is known already is not known anew, but for the channel: whoever has a stream is reached by that."""
+        """What is known already is not known anew, but for the channel: whoever has a stream is reached by that. What
+        it refused itself, it does not have because it came with a certificate."""
         if sequence < holder.sequence or (sequence == holder.sequence and channel is not Channel.STREAM):
+            return
+        if channel is Channel.CERTIFICATE and sequence <= holder.refused:
             return
         self._count(holder, -1)
         holder.channel = channel
@@ -300,6 +304,23 @@ class EvidenceBook:
             self._sequences[sequence] += 1
             holder.sequence, holder.since = sequence, at
         self._count(holder, 1)
+
+    def _refuses(self, holder: _Holder, fact: BundleFact) -> None:
+        """What it says itself outweighs what is concluded from a certificate, and what it had said on another stream:
+        where it was thought to have what it refuses, nothing is known of what it has instead."""
+        holder.refusal, holder.refused = fact.refusal, max(holder.refused, fact.bundle_sequence)
+        if holder.sequence < fact.bundle_sequence:
+            return
+        self._count(holder, -1)
+        self._sequences[holder.sequence] -= 1
+        self._sequences[0] += 1
+        holder.sequence, holder.channel, holder.since = 0, Channel.NONE, fact.at
+        self._count(holder, 1)
+
+    def _inherit(self, holder: _Holder, before: _Holder | None) -> None:
+        """Its new certificate does not make it accept what it refused with the one from before."""
+        if before is not None:
+            holder.refusal, holder.refused = before.refusal, before.refused
 
     def _count(self, holder: _Holder, by: int) -> None:
         """Takes it into account, or out of it, by its channel."""

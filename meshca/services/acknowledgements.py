@@ -100,9 +100,11 @@ class AcknowledgementQueue:
         self._some.set()
 
     def _put(self, fact: BundleFact) -> None:
-        if not fact.refusal:
-            # whoever accepted a bundle after it refused another holds what it accepted
-            self._waiting.pop(_refusal_key(fact), None)
+        refused = self._waiting.get(_refusal_key(fact))
+        if refused is not None and not fact.refusal and fact.bundle_sequence >= refused.bundle_sequence:
+            # whoever accepted a bundle after it refused it, or one from before, holds what it accepted
+            del self._waiting[_refusal_key(fact)]
+        self._waiting.pop(_key(fact), None)  # what is said last is written last
         self._waiting[_key(fact)] = fact
 
 

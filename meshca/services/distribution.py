@@ -304,6 +304,7 @@ class Distribution:
         for name in culprits:
             sequence = self._sequences.of(refusal.type_url, name, refusal.versions[name])
             if sequence and stream.holder is not None:
+                self._proven.pop(caller.serial, None)  # what it still has is told anew
                 self._acknowledgements.offer(self._fact(stream.holder, sequence, refusal.reason))
 
     def _fact(self, holder: _Holder, sequence: int, refusal: str = "") -> BundleFact:

@@ -123,7 +123,44 @@ HELD: dict[str, tuple[tuple[Fact, ...], list[tuple[str, int, Channel]]]] = {
         (certificate("a", sequence=4, proves=True), accepted("a", 5)),
         [("a", 5, STREAM)],
     ),
-    "a refusal takes nothing away": ((certificate("a"), accepted("a", 4), refused("a", 5)), [("a", 4, STREAM)]),
+    "a refusal takes nothing away that it has": (
+        (certificate("a"), accepted("a", 4), refused("a", 5)),
+        [("a", 4, STREAM)],
+    ),
+    "who refuses what came with its certificate does not have it, whatever such clients do": (
+        (certificate("a", sequence=4, proves=True), refused("a", 4)),
+        [("a", 0, NONE)],
+    ),
+    "nor something from after that": ((certificate("a", sequence=5, proves=True), refused("a", 4)), [("a", 0, NONE)]),
+    "it has what it says then": (
+        (certificate("a", sequence=4, proves=True), refused("a", 4), accepted("a", 3)),
+        [("a", 3, STREAM)],
+    ),
+    "also where its refusal is known before its certificate": (
+        (refused("a", 4), certificate("a", sequence=4, proves=True)),
+        [("a", 0, NONE)],
+    ),
+    "who refused a bundle does not have it because its next certificate brought it along": (
+        (
+            certificate("a", sequence=3, proves=True),
+            refused("a", 4),
+            certificate("b", "a", sequence=4, proves=True),
+            certificate("c", "b", sequence=4, proves=True),
+        ),
+        [("a", 3, CERTIFICATE), ("b", 0, NONE), ("c", 0, NONE)],
+    ),
+    "but has the one after that": (
+        (certificate("a"), refused("a", 4), certificate("b", "a", sequence=5, proves=True)),
+        [("a", 0, NONE), ("b", 5, CERTIFICATE)],
+    ),
+    "who accepted a bundle and refuses it on another stream does not have it everywhere": (
+        (certificate("a"), accepted("a", 4), refused("a", 4)),
+        [("a", 0, NONE)],
+    ),
+    "and has it when it accepts it everywhere": (
+        (certificate("a"), accepted("a", 4), refused("a", 4), accepted("a", 4)),
+        [("a", 4, STREAM)],
+    ),
     "a line that is told twice changes nothing": (
         (certificate("a"), accepted("a", 4), certificate("a")),
         [("a", 4, STREAM)],
@@ -182,6 +219,10 @@ REFUSALS: dict[str, tuple[tuple[Fact, ...], str]] = {
     "is not over when it says again what it has": ((accepted("a", 4), refused("a", 5), accepted("a", 4)), "no"),
     "is not over with a renewal": ((refused("a", 5), certificate("b", "a")), "no"),
     "comes after an acceptance": ((accepted("a", 4), refused("a", 5)), "no"),
+    "of something newer stands while only older ones are accepted": (
+        (refused("a", 5), refused("a", 3), accepted("a", 4)),
+        "no",
+    ),
 }
 
 
@@ -190,6 +231,17 @@ def test_a_refusal(case: str) -> None:
     facts, refusal = REFUSALS[case]
     book = book_of(certificate("a"), *facts)
     assert [laggard.refusal for laggard in book.coverage(99, at(1), 1).laggards] == [refusal]
+
+
+def test_a_refusal_of_what_all_were_thought_to_have_begins_the_soak_anew() -> None:
+    book = book_of(certificate("a", sequence=4, proves=True), certificate("b", sequence=4, proves=True))
+    assert book.coverage(4, at(1), 60).complete_since == at(1)
+    book.learn([refused("b", 4)], at(2))
+    coverage = book.coverage(4, at(2), 120)
+    assert (coverage.covered, coverage.complete_since) == (1, None)
+    assert [(each.serial, each.refusal) for each in coverage.laggards] == [("b", "no")]
+    book.learn([accepted("b", 4)], at(3))
+    assert book.coverage(4, at(3), 180).complete_since == at(3)
 
 
 def test_a_holder_ends_with_its_last_certificate_and_not_before() -> None:
@@ -449,6 +501,7 @@ class Line:
 
     first: str
     facts: list[Fact] = field(default_factory=list)
+    inherited: tuple[int, str] = (0, "")  # what it refused with a certificate from before
 
     @property
     def certificates(self) -> list[CertificateFact]:
@@ -463,10 +516,20 @@ class Line:
         return max([*ends, head.until] if isinstance(head, BundleFact) and head.serial not in listed else ends)
 
     def laggard(self) -> Laggard:
-        sequence, channel, since, refusal = 0, NONE, self.facts[0].at, (0, "")
+        return self._account()[0]
+
+    def refused(self) -> tuple[int, str]:
+        return self._account()[1]
+
+    def _account(self) -> tuple[Laggard, tuple[int, str]]:
+        sequence, channel, since, refusal = 0, NONE, self.facts[0].at, self.inherited
         for fact in self.facts:
             if isinstance(fact, BundleFact) and fact.refusal:
-                refusal = fact.bundle_sequence, fact.refusal
+                refusal = max(refusal[0], fact.bundle_sequence), fact.refusal
+                if sequence >= fact.bundle_sequence:
+                    sequence, channel, since = 0, NONE, fact.at
+                continue
+            if isinstance(fact, CertificateFact) and fact.bundle_sequence <= refusal[0]:
                 continue
             shown = CERTIFICATE if isinstance(fact, CertificateFact) else fact.channel
             proves = fact.proves if isinstance(fact, CertificateFact) else True
@@ -476,7 +539,8 @@ class Line:
             since = fact.at if fact.bundle_sequence > sequence else since
             sequence, channel = fact.bundle_sequence, shown
             refusal = refusal if refusal[0] > sequence else (0, "")
-        return Laggard(self.first, self.facts[0].spiffe_id, sequence, channel, since, self.until, refusal[1])
+        laggard = Laggard(self.first, self.facts[0].spiffe_id, sequence, channel, since, self.until, refusal[1])
+        return laggard, refusal
 
     def issuers(self, swept: datetime) -> frozenset[str]:
         """Of all certificates from the one on that it last showed to use, if they live."""
@@ -510,8 +574,10 @@ def lines_of(story: list[Told]) -> list[Line]:
         found = [line for serial in named if serial for line in lines if knows(line, serial, swept)]
         if found:
             found[0].facts.append(fact)
-        else:
-            lines.append(Line(fact.serial, [fact]))
+            continue
+        renews = fact.renews if isinstance(fact, CertificateFact) else ""
+        before = [line for line in lines if renews and knows(line, renews, swept)]
+        lines.append(Line(fact.serial, [fact], before[0].refused() if before else (0, "")))
     return lines
 
 

@@ -93,7 +93,21 @@ async def test_after_an_outage_only_the_newest_of_each_certificate_is_written(
     queue.offer(fact("b", 2, "no"))
     record.failure = None
     await settled(queue)
-    assert record.known == [("a", 3, ""), ("b", 1, ""), ("b", 2, "no")]
+    assert record.known == [("b", 1, ""), ("a", 3, ""), ("b", 2, "no")]
+
+
+async def test_a_refusal_is_not_lost_where_the_older_bundle_is_accepted_once_more(
+    queue: AcknowledgementQueue, record: Record
+) -> None:
+    record.gate.clear()
+    queue.offer(fact("other"))
+    await until(lambda: not len(queue))  # that one is being written; what follows waits
+    queue.offer(fact("a", 2))
+    queue.offer(fact("a", 2, "no"))
+    queue.offer(fact("a", 1))
+    record.gate.set()
+    await settled(queue)
+    assert record.known == [("other", 1, ""), ("a", 2, "no"), ("a", 1, "")]
 
 
 async def test_it_is_bounded_and_says_so_but_news_of_one_that_waits_is_always_taken(
