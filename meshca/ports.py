@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
-from meshca.authority.evidence import BundleFact
+from meshca.authority.evidence import BundleFact, CertificateFact
 from meshca.authority.journal import JournalEntry
 from meshca.authority.ring import AuthorityRing
 from meshca.pki.keys import KeyAlgorithm, PrivateKey
@@ -124,9 +124,9 @@ class CertificateLedger(Protocol):
         """The records that match, newest first."""
         ...
 
-    def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateRecord]:
-        """What was recorded after the cursor `after` (0: from the beginning) and has not expired by `now`: the oldest
-        `limit` of it, in the order of recording. Raises UNAVAILABLE."""
+    def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateFact]:
+        """What was recorded of leaves after the cursor `after` (0: from the beginning) and has not expired by `now`:
+        the oldest `limit` of it, in the order of recording, as far as evidence goes. Raises UNAVAILABLE."""
         ...
 
 

@@ -247,10 +247,11 @@ class EvidenceBook:
         self._by_serial[fact.serial] = holder
         self._sign(fact.issuer_id, fact.not_after)
         heapq.heappush(self._ends, (fact.not_after, fact.serial, fact.issuer_id, holder.serial))
-        self._count(holder, -1)
-        holder.until = max(holder.until, fact.not_after)
-        self._count(holder, 1)
-        self._use(holder, holder.using | {fact.serial: fact.issuer_id})
+        if holder.until < fact.not_after:
+            self._count(holder, -1)
+            holder.until = fact.not_after
+            self._count(holder, 1)
+        self._use(holder, {**holder.using, fact.serial: fact.issuer_id})
         if fact.proves:
             self._has(holder, fact.bundle_sequence, Channel.CERTIFICATE, fact.at)
 
@@ -339,9 +340,12 @@ class EvidenceBook:
             self._use(holder, {each: holder.using[each] for each in serials[serials.index(serial) :]})
 
     def _use(self, holder: _Holder, using: dict[str, str]) -> None:
-        self._depending[holder.issuers] -= 1
+        before = holder.issuers
         holder.using = using
-        self._depending[holder.issuers] += 1
+        after = holder.issuers
+        if before != after:
+            self._depending[before] -= 1
+            self._depending[after] += 1
 
     def _sign(self, issuer_id: str, end: datetime) -> None:
         self._signed.setdefault(issuer_id, Counter())[end] += 1

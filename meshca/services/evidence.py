@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from meshca.authority.evidence import CertificateFact, Evidence, EvidenceBook, Fact, proves_bundle
+from meshca.authority.evidence import Evidence, EvidenceBook
 from meshca.authority.steady import SteadyTime
-from meshca.pki.certificates import CertificateKind
-from meshca.pki.records import CertificateRecord, LedgerQuery
+from meshca.pki.records import LedgerQuery
 from meshca.ports import AuthorityStore, CertificateLedger, Clock, EvidenceStore, Tail
 
 _PAGE = 10_000
@@ -81,9 +80,9 @@ class RelyingParties:
         with, so that one is in the ledger by then. Where one of the two cannot be read, neither has been read on."""
         now = self._now(monotonic)
         facts, after_facts = _read_on(self._store.tail, self._facts, now)
-        records, after_records = _read_on(self._ledger.tail, self._certificates, now)
-        self._facts, self._certificates = after_facts, after_records
-        self._book.learn(_certificate_facts(records), now)
+        certificates, after_certificates = _read_on(self._ledger.tail, self._certificates, now)
+        self._facts, self._certificates = after_facts, after_certificates
+        self._book.learn(certificates, now)
         self._book.learn(facts, now)
         return now
 
@@ -97,20 +96,3 @@ def _read_on(tail: Callable[[int, datetime, int], Tail[T]], cursor: int, now: da
         found.extend(page.items)
         if len(page.items) < _PAGE:
             return found, cursor
-
-
-def _certificate_facts(records: Iterable[CertificateRecord]) -> Iterable[Fact]:
-    return (
-        CertificateFact(
-            serial=record.serial,
-            renews=record.renews,
-            spiffe_id=record.spiffe_id,
-            issuer_id=record.issuer_id,
-            not_after=record.not_after,
-            bundle_sequence=record.bundle_sequence,
-            proves=proves_bundle(record.protocol, record.renews),
-            at=record.recorded_at,
-        )
-        for record in records
-        if record.kind == CertificateKind.LEAF.value
-    )

@@ -13,10 +13,12 @@ from sqlmodel import Session, col, select
 from meshca.authority.evidence import BundleFact
 from meshca.ports import Tail
 from meshca.stores.database import Database
-from meshca.stores.mapping import bundle_fact, bundle_fact_values
+from meshca.stores.mapping import BUNDLE_FACT, bundle_fact, bundle_fact_values, line_of
 from meshca.stores.tables import BundleFactRow
-from meshca.stores.tails import read_tail
+from meshca.stores.tails import Log, read_tail
 from meshca.stores.writer import Writer
+
+FACTS = Log(BundleFactRow, BUNDLE_FACT, "until")
 
 
 class SqlEvidenceStore:
@@ -40,8 +42,8 @@ class SqlEvidenceStore:
 
         Raises INVALID for a bad argument, UNAVAILABLE where reading fails, INTERNAL where a line cannot be read.
         """
-        rows, cursor = read_tail(self._database, BundleFactRow, "until", after, now, limit)
-        return Tail(tuple(map(bundle_fact, rows)), cursor)
+        lines, cursor = read_tail(self._database, FACTS, after, now, limit)
+        return Tail(tuple(map(bundle_fact, lines)), cursor)
 
     def newest(self) -> datetime | None:
         """When the last of them was taken down; None without any.
@@ -54,7 +56,7 @@ class SqlEvidenceStore:
                 row = session.exec(last).first()
         except SQLAlchemyError as error:
             raise self._database.failure(error) from error
-        return None if row is None else bundle_fact(row).at
+        return None if row is None else bundle_fact(line_of(row, BUNDLE_FACT)).at
 
     def prune(self, now: datetime) -> int:
         """Forgets facts that ended; how many. Raises UNAVAILABLE where the database is out."""

@@ -10,14 +10,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from meshca.authority.evidence import CertificateFact
+from meshca.pki.certificates import CertificateKind
 from meshca.pki.records import CertificateRecord, LedgerPage, LedgerQuery
 from meshca.ports import Tail
 from meshca.stores.database import Database
-from meshca.stores.mapping import certificate_record, certificate_values
+from meshca.stores.mapping import CERTIFICATE_FACT, certificate_fact, certificate_record, certificate_values
 from meshca.stores.queries import check_query
 from meshca.stores.tables import CertificateRow
-from meshca.stores.tails import read_tail
+from meshca.stores.tails import Log, read_tail
 from meshca.stores.writer import Writer
+
+LEAVES = Log(CertificateRow, CERTIFICATE_FACT, "not_after", col(CertificateRow.kind) == CertificateKind.LEAF.value)
 
 
 class SqlLedger:
@@ -71,13 +75,13 @@ class SqlLedger:
         page = rows[: query.limit]
         return LedgerPage(tuple(map(certificate_record, page)), page[-1].id if len(rows) > len(page) else None)
 
-    def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateRecord]:
-        """What was recorded after the cursor and has not expired by `now`, oldest first.
+    def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateFact]:
+        """What was recorded of leaves after the cursor and has not expired by `now`, oldest first.
 
         Raises INVALID for a bad argument, UNAVAILABLE where reading fails, INTERNAL where a line cannot be read.
         """
-        rows, cursor = read_tail(self._database, CertificateRow, "not_after", after, now, limit)
-        return Tail(tuple(map(certificate_record, rows)), cursor)
+        lines, cursor = read_tail(self._database, LEAVES, after, now, limit)
+        return Tail(tuple(map(certificate_fact, lines)), cursor)
 
 
 def _select(query: LedgerQuery) -> SelectOfScalar[CertificateRow]:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
 
-from meshca.authority.evidence import BundleFact, Channel
+from sqlmodel import SQLModel
+
+from meshca.authority.evidence import BundleFact, CertificateFact, Channel, proves_bundle
 from meshca.authority.journal import JournalEntry
 from meshca.errors import MeshcaError, internal
 from meshca.pki.records import CertificateRecord
@@ -23,6 +28,7 @@ def to_seconds(time: datetime, name: str) -> int:
     return int(time.timestamp())
 
 
+@lru_cache(maxsize=4096)  # neighbours in a log share their seconds
 def from_seconds(seconds: int) -> datetime:
     """The aware UTC time of whole seconds since 1970."""
     return datetime.fromtimestamp(seconds, UTC)
@@ -74,6 +80,36 @@ def certificate_record(row: CertificateRow) -> CertificateRecord:
         raise internal(f"ledger line {row.id} cannot be read: {error}; restore it from a backup") from error
 
 
+def line_of(row: SQLModel, columns: Sequence[str]) -> tuple[Any, ...]:
+    """The values of these columns."""
+    return tuple(getattr(row, column) for column in columns)
+
+
+# What evidence reads of a line of the ledger: a fleet's worth of lines, so no more than that, and no rows are made.
+CERTIFICATE_FACT = (
+    "id",
+    "serial",
+    "renews",
+    "spiffe_id",
+    "issuer_id",
+    "not_after",
+    "bundle_sequence",
+    "protocol",
+    "recorded_at",
+)
+
+
+def certificate_fact(line: Sequence[Any]) -> CertificateFact:
+    """The fact of a ledger line's `CERTIFICATE_FACT`. Raises INTERNAL where the line cannot be read."""
+    row_id, serial, renews, spiffe_id, issuer_id, not_after, sequence, protocol, at = line
+    try:
+        proves = proves_bundle(protocol, renews)
+        ends, recorded = from_seconds(not_after), from_seconds(at)
+    except (ValueError, TypeError, OverflowError, OSError) as error:
+        raise internal(f"ledger line {row_id} cannot be read: {error}; restore it from a backup") from error
+    return CertificateFact(serial, renews, spiffe_id, issuer_id, ends, sequence, proves, recorded)
+
+
 def bundle_fact_values(fact: BundleFact) -> Row:
     """A new line of evidence. Raises INTERNAL for a time that is not in whole seconds."""
     values = {
@@ -88,20 +124,16 @@ def bundle_fact_values(fact: BundleFact) -> Row:
     return Row(BundleFactRow, values)
 
 
-def bundle_fact(row: BundleFactRow) -> BundleFact:
-    """The fact of a line of evidence. Raises INTERNAL where the line cannot be read."""
+BUNDLE_FACT = ("id", "serial", "spiffe_id", "bundle_sequence", "channel", "until", "at", "refusal")
+
+
+def bundle_fact(line: Sequence[Any]) -> BundleFact:
+    """The fact of `BUNDLE_FACT` of a line of evidence. Raises INTERNAL where the line cannot be read."""
+    row_id, serial, spiffe_id, sequence, channel, until, at, refusal = line
     try:
-        return BundleFact(
-            serial=row.serial,
-            spiffe_id=row.spiffe_id,
-            bundle_sequence=row.bundle_sequence,
-            channel=Channel(row.channel),
-            until=from_seconds(row.until),
-            at=from_seconds(row.at),
-            refusal=row.refusal,
-        )
+        return BundleFact(serial, spiffe_id, sequence, Channel(channel), from_seconds(until), from_seconds(at), refusal)
     except (ValueError, TypeError, OverflowError, OSError) as error:
-        raise internal(f"evidence line {row.id} cannot be read: {error}; restore it from a backup") from error
+        raise internal(f"evidence line {row_id} cannot be read: {error}; restore it from a backup") from error
 
 
 def journal_entry_values(entry: JournalEntry) -> Row:

@@ -8,24 +8,29 @@ from datetime import datetime
 from threading import Lock
 from typing import TypeVar
 
-from meshca.authority.evidence import BundleFact
+from meshca.authority.evidence import BundleFact, CertificateFact
 from meshca.authority.journal import JournalEntry
 from meshca.authority.ring import AuthorityRing
 from meshca.errors import conflict, not_found, unauthenticated
+from meshca.pki.certificates import CertificateKind
 from meshca.pki.records import CertificateRecord, LedgerPage, LedgerQuery
 from meshca.ports import StoredRing, Tail
 from meshca.spiffe.bans import Ban, BanKind, BanList
 from meshca.stores.mapping import (
+    BUNDLE_FACT,
+    CERTIFICATE_FACT,
     ban,
     ban_values,
     bundle_fact,
     bundle_fact_values,
+    certificate_fact,
     certificate_record,
     certificate_values,
     join_token,
     join_token_row,
     journal_entry,
     journal_entry_values,
+    line_of,
     to_seconds,
 )
 from meshca.stores.queries import check_limit, check_query, check_tail
@@ -69,13 +74,16 @@ class MemoryLedger:
         page = found[: query.limit]
         return LedgerPage(tuple(map(certificate_record, page)), page[-1].id if len(found) > len(page) else None)
 
-    def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateRecord]:
-        """What was recorded after the cursor and has not expired by `now`. Raises INVALID for a bad argument."""
+    def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateFact]:
+        """What was recorded of leaves after the cursor and has not expired by `now`. Raises INVALID where `after`,
+        `now` or `limit` is out of bounds."""
         check_tail(after, now, limit)
         with self._lock:
             rows = self._rows[after:]
-        living = [row for row in rows if row.not_after > now.timestamp()][:limit]
-        return Tail(tuple(map(certificate_record, living)), _cursor(living, limit, after + len(rows)))
+        leaves = (row for row in rows if row.kind == CertificateKind.LEAF.value)
+        living = [row for row in leaves if row.not_after > now.timestamp()][:limit]
+        lines = (line_of(row, CERTIFICATE_FACT) for row in living)
+        return Tail(tuple(map(certificate_fact, lines)), _cursor(living, limit, after + len(rows)))
 
 
 class MemoryEvidenceStore:
@@ -101,12 +109,13 @@ class MemoryEvidenceStore:
         with self._lock:
             rows, newest = list(self._rows), max(self._newest, after)
         living = [row for row in rows if (row.id or 0) > after and row.until > now.timestamp()][:limit]
-        return Tail(tuple(map(bundle_fact, living)), _cursor(living, limit, newest))
+        lines = (line_of(row, BUNDLE_FACT) for row in living)
+        return Tail(tuple(map(bundle_fact, lines)), _cursor(living, limit, newest))
 
     def newest(self) -> datetime | None:
         """When the last of them was taken down; None without any."""
         with self._lock:
-            return bundle_fact(self._rows[-1]).at if self._rows else None
+            return bundle_fact(line_of(self._rows[-1], BUNDLE_FACT)).at if self._rows else None
 
     def prune(self, now: datetime) -> int:
         """Forgets facts that ended; how many."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from meshca.authority.evidence import CertificateFact, proves_bundle
 from meshca.errors import ErrorKind, MeshcaError
 from meshca.pki.records import CertificateRecord, LedgerQuery
 from meshca.ports import CertificateLedger
@@ -43,6 +44,20 @@ def a_record(number: int, **changes: Any) -> CertificateRecord:
 def serials(ledger: CertificateLedger, **filters: Any) -> list[int]:
     """The serial numbers that a query finds, in its order."""
     return [int(record.serial, 16) for record in ledger.find(LedgerQuery(**filters)).records]
+
+
+def fact_of(record: CertificateRecord) -> CertificateFact:
+    """What evidence is to learn of a leaf's record."""
+    return CertificateFact(
+        serial=record.serial,
+        renews=record.renews,
+        spiffe_id=record.spiffe_id,
+        issuer_id=record.issuer_id,
+        not_after=record.not_after,
+        bundle_sequence=record.bundle_sequence,
+        proves=proves_bundle(record.protocol, record.renews),
+        at=record.recorded_at,
+    )
 
 
 def numbers(ledger: CertificateLedger, after: int = 0, now: datetime = NOW) -> list[int]:
@@ -171,14 +186,18 @@ class LedgerContract:
             assert (part.items, part.cursor) == ((), after)
 
     @pytest.mark.parametrize(("total", "sizes"), [(6, [3, 3, 0]), (7, [3, 3, 1, 0])])
-    def test_a_tail_gives_whole_records_once_in_the_order_of_recording(
+    def test_a_tail_gives_each_leaf_once_in_the_order_of_recording(
         self, ledger: CertificateLedger, total: int, sizes: list[int]
     ) -> None:
-        records = [a_record(i, protocol="istio", renews=f"{i + 1:x}") for i in reversed(range(total))]
-        ledger.record(records)
+        records = [
+            a_record(i, protocol=("istio", "meshca")[i % 2], renews=f"{i + 1:x}" * (i % 3), bundle_sequence=i)
+            for i in reversed(range(total))
+        ]
+        others = [a_record(100 + i, kind=kind) for i, kind in enumerate(("server", "issuer", "root", "trial"))]
+        ledger.record([*others[:2], *records[:4], others[2], *records[4:], others[3]])
         found = parts(ledger.tail, NOW, limit=3)
         assert [len(part.items) for part in found] == sizes
-        assert [record for part in found for record in part.items] == records
+        assert [fact for part in found for fact in part.items] == list(map(fact_of, records))
 
     def test_behind_the_cursor_is_what_was_recorded_since(self, ledger: CertificateLedger) -> None:
         ledger.record([a_record(1), a_record(2)])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from meshca.authority.evidence import CertificateFact
 from meshca.authority.journal import JournalEntry
 from meshca.authority.ring import AuthorityRing
 from meshca.errors import unavailable
@@ -41,7 +42,7 @@ class JournalledLedger:
     def find(self, query: LedgerQuery) -> LedgerPage:
         return self.inner.find(query)
 
-    def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateRecord]:
+    def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateFact]:
         if self.unreadable:
             raise unavailable("the ledger cannot be read", retry_after=1.0)
         return self.inner.tail(after, now, limit)

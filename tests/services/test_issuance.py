@@ -17,6 +17,7 @@ from cryptography.x509.verification import PolicyBuilder, Store
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshca.authority.evidence import CertificateFact
 from meshca.authority.ring import AuthorityKind
 from meshca.errors import ErrorKind, MeshcaError
 from meshca.pki.keys import KeyAlgorithm, KeyFamily
@@ -72,7 +73,7 @@ class HeldLedger:
     def find(self, query: LedgerQuery) -> LedgerPage:
         return self.inner.find(query)
 
-    def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateRecord]:
+    def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateFact]:
         return self.inner.tail(after, now, limit)
 
 

@@ -19,7 +19,7 @@ from meshca.stores.tables import METADATA
 from tests.contracts.authority_store import a_ring, an_entry
 from tests.contracts.evidence_store import a_fact
 from tests.contracts.join_token_store import a_token
-from tests.contracts.ledger import NOW, a_record, serials
+from tests.contracts.ledger import NOW, a_record, fact_of, serials
 from tests.contracts.revocation_store import a_ban
 
 SCHEMA_0001 = Path(__file__).parents[1] / "assets/schema_0001.sql"  # the dump of a database that such a meshca wrote
@@ -97,7 +97,7 @@ class TestOpeningADatabaseOfSchema0001:
     def test_everything_in_it_is_still_there(self, stores: SqlStores) -> None:
         records = (a_record(3), a_record(2, dns_names=("a.example.org",)), a_record(1))
         assert stores.ledger.find(LedgerQuery()).records == records
-        assert stores.ledger.tail(0, NOW, 10).items == records[::-1]
+        assert stores.ledger.tail(0, NOW, 10).items == tuple(map(fact_of, records[::-1]))
         stored = stores.authorities.load()
         assert stored.revision == 2
         assert stored.ring.of(AuthorityKind.ROOT) == a_ring().of(AuthorityKind.ROOT)
@@ -111,7 +111,7 @@ class TestOpeningADatabaseOfSchema0001:
         stores.evidence.add([a_fact(4)])
         stores.authorities.save(a_ring(4), expected_revision=2, entries=[an_entry(4)])
         stores.revocations.add(a_ban(4))
-        assert stores.ledger.tail(3, NOW, 10).items == (record,)
+        assert stores.ledger.tail(3, NOW, 10).items == (fact_of(record),)
         assert stores.evidence.tail(0, NOW, 10).items == (a_fact(4),)
         assert stores.authorities.load().ring == a_ring(4)
         assert stores.authorities.journal(10) == (an_entry(4),)

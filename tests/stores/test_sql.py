@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshca.authority.evidence import CertificateFact
 from meshca.errors import ErrorKind, MeshcaError
-from meshca.pki.records import CertificateRecord, LedgerQuery
+from meshca.pki.records import LedgerQuery
 from meshca.stores.authorities import SqlAuthorityStore
 from meshca.stores.evidence import SqlEvidenceStore
 from meshca.stores.join_tokens import SqlJoinTokenStore
@@ -279,20 +280,20 @@ class TestProcesses:
 
     def test_cursors_skip_nothing_while_processes_write(self, stores: SqlStores, path: Path) -> None:
         said: list[str] = []
-        records: list[CertificateRecord] = []
+        certificates: list[CertificateFact] = []
 
         def write() -> None:
             with start("some", path, "1000") as one, start("some", path, "2000") as two:
                 said.extend(process.communicate(timeout=60)[0] for process in (one, two))
 
         def write_and_read() -> None:
-            records.extend(read_meanwhile(stores.ledger.tail, NOW, write))
+            certificates.extend(read_meanwhile(stores.ledger.tail, NOW, write))
 
         facts = read_meanwhile(stores.evidence.tail, NOW, write_and_read)
         assert said == ["ok\n", "ok\n"]
         expected = [*range(1000, 1100), *range(2000, 2100)]
         assert sorted(int(fact.serial, 16) for fact in facts) == expected
-        assert sorted(int(record.serial, 16) for record in records) == expected
+        assert sorted(int(fact.serial, 16) for fact in certificates) == expected
 
     def test_a_token_is_redeemed_by_one_of_two_processes(self, path: Path) -> None:
         made = create_sqlite(path)
