@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from itertools import takewhile
 from typing import TypeVar
 
 from meshca.pki.records import ISTIO
@@ -158,10 +159,26 @@ class _Holder:
     refused: int = 0  # the highest sequence that it refused, and has accepted nothing from since
     # issuers by serial, in the order of recording: the certificate that it last proved to use, and all later ones
     using: dict[str, str] = field(default_factory=dict)
+    by_issuer: dict[str, int] = field(default_factory=dict)  # how many of those each issuer signed
 
     @property
     def issuers(self) -> frozenset[str]:
-        return frozenset(self.using.values())
+        return frozenset(self.by_issuer)
+
+    def begin_use(self, serial: str, issuer_id: str) -> None:
+        self._count_use(self.using.get(serial), -1)
+        self.using[serial] = issuer_id
+        self._count_use(issuer_id, 1)
+
+    def end_use(self, serial: str) -> None:
+        self._count_use(self.using.pop(serial, None), -1)
+
+    def _count_use(self, issuer_id: str | None, by: int) -> None:
+        if issuer_id is None:
+            return
+        self.by_issuer[issuer_id] = self.by_issuer.get(issuer_id, 0) + by
+        if not self.by_issuer[issuer_id]:
+            del self.by_issuer[issuer_id]
 
     def laggard(self) -> Laggard:
         return Laggard(self.serial, self.spiffe_id, self.sequence, self.channel, self.since, self.until, self.refusal)
@@ -201,7 +218,7 @@ class EvidenceBook:
             holder = self._holders.get(first)
             if holder is None:
                 continue
-            self._use(holder, {each: issuer for each, issuer in holder.using.items() if each != serial})
+            self._has_done_with(holder, (serial,))
             if holder.until <= now:
                 self._drop(holder)
 
@@ -251,7 +268,7 @@ class EvidenceBook:
             self._count(holder, -1)
             holder.until = fact.not_after
             self._count(holder, 1)
-        self._use(holder, {**holder.using, fact.serial: fact.issuer_id})
+        self._may_use(holder, fact.serial, fact.issuer_id)
         if fact.proves:
             self._has(holder, fact.bundle_sequence, Channel.CERTIFICATE, fact.at)
 
@@ -265,7 +282,7 @@ class EvidenceBook:
             self._by_serial[fact.serial] = holder
             self._sign(UNKNOWN, fact.until)
             heapq.heappush(self._ends, (fact.until, fact.serial, UNKNOWN, holder.serial))
-            self._use(holder, {fact.serial: UNKNOWN})
+            self._may_use(holder, fact.serial, UNKNOWN)
         if fact.refusal:
             self._refuses(holder, fact)
             return
@@ -336,13 +353,22 @@ class EvidenceBook:
         it may still use one from before.
         """
         if serial in holder.using:
-            serials = list(holder.using)
-            self._use(holder, {each: holder.using[each] for each in serials[serials.index(serial) :]})
+            self._has_done_with(holder, tuple(takewhile(lambda each: each != serial, holder.using)))
 
-    def _use(self, holder: _Holder, using: dict[str, str]) -> None:
+    # what follows costs the same however many certificates a holder has: nobody is kept from asking for many
+
+    def _may_use(self, holder: _Holder, serial: str, issuer_id: str) -> None:
         before = holder.issuers
-        holder.using = using
-        after = holder.issuers
+        holder.begin_use(serial, issuer_id)
+        self._depends(before, holder.issuers)
+
+    def _has_done_with(self, holder: _Holder, serials: Iterable[str]) -> None:
+        before = holder.issuers
+        for serial in serials:
+            holder.end_use(serial)
+        self._depends(before, holder.issuers)
+
+    def _depends(self, before: frozenset[str], after: frozenset[str]) -> None:
         if before != after:
             self._depending[before] -= 1
             self._depending[after] += 1

@@ -347,6 +347,31 @@ def test_a_holder_may_use(case: str) -> None:
     assert depending(book, 90) == {}
 
 
+class Counted(str):
+    """An issuer's id that counts how often it is looked up anywhere."""
+
+    lookups = 0
+
+    def __hash__(self) -> int:
+        Counted.lookups += 1
+        return super().__hash__()
+
+
+def test_who_renews_one_certificate_again_and_again_makes_none_of_them_dearer() -> None:
+    book, issuer = book_of(certificate("a")), Counted("issuer2")
+    costs: list[int] = []
+    for hundred in range(3):
+        before = Counted.lookups
+        for number in range(100):
+            book.learn([certificate(f"s{hundred}{number}", "a", issuer=issuer), accepted("a", 4)], at(1))
+        costs.append(Counted.lookups - before)
+    assert costs[0] >= costs[1] == costs[2]
+    before = Counted.lookups
+    book.learn([accepted("s299", 4)], at(1))
+    assert depending(book) == {"issuer2": 1}
+    assert Counted.lookups - before < 300 * 4, "and it has done with all of them at once"
+
+
 def test_a_certificate_that_ended_is_used_no_more() -> None:
     book = book_of(*RENEWED)
     assert depending(book, 59) == {"issuer1 issuer2": 1}
