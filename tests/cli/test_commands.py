@@ -8,7 +8,8 @@ import re
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx2
@@ -24,6 +25,16 @@ WEB = f"spiffe://{TRUST_DOMAIN}/ns/a/sa/web"
 async def server(short_tmp: Path) -> AsyncIterator[Server]:
     async with Server(short_tmp) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Server]:
+    """One server for all who change nothing of it."""
+    with tempfile.TemporaryDirectory(prefix="meshca-", dir="/tmp") as directory:
+        running = Server(Path(directory))
+        asyncio.run(running.start())
+        yield running
+        running.stop()
 
 
 def test_help_is_there_for_every_command_and_imports_nothing_heavy() -> None:
@@ -134,21 +145,21 @@ async def test_a_ready_file_that_cannot_be_written_ends_the_server_with_one_line
     assert said == f"meshca: ready_file {short_tmp}/no/x: cannot be written: No such file or directory\n"
 
 
-async def test_grpcs_own_words_are_not_printed_where_a_port_is_taken(server: Server, short_tmp: Path) -> None:
+def test_grpcs_own_words_are_not_printed_where_a_port_is_taken(shared: Server, short_tmp: Path) -> None:
     meshca("init", "--data-dir", short_tmp / "ca2", "--trust-domain", TRUST_DOMAIN)
-    taken = ["--token-listen", server.facts["token"], "--mtls-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
+    taken = ["--token-listen", shared.facts["token"], "--mtls-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
     said = meshca("server", "--data-dir", short_tmp / "ca2", *taken, status=7)
-    assert said == f"meshca: cannot listen on {server.facts['token']}: the address is in use or not ours\n"
+    assert said == f"meshca: cannot listen on {shared.facts['token']}: the address is in use or not ours\n"
 
 
-async def test_the_ready_file_tells_the_actual_addresses(server: Server) -> None:
-    facts = server.facts
+def test_the_ready_file_tells_the_actual_addresses(shared: Server) -> None:
+    facts = shared.facts
     assert set(facts) == {"token", "mtls", "http", "admin", "pid"}
     assert all(re.fullmatch(r"127\.0\.0\.1:[1-9]\d*", facts[name]) for name in ("token", "mtls", "http"))
     assert stat.S_ISSOCK(Path(facts["admin"]).stat().st_mode)
     assert stat.S_IMODE(Path(facts["admin"]).stat().st_mode) == 0o600
-    assert server.process is not None
-    assert facts["pid"] == server.process.pid
+    assert shared.process is not None
+    assert facts["pid"] == shared.process.pid
 
 
 async def test_token_bundle_ledger_and_authority(server: Server, tmp_path: Path) -> None:
@@ -191,18 +202,18 @@ async def test_token_bundle_ledger_and_authority(server: Server, tmp_path: Path)
         (["ledger", "list", "--since", "yesterday"], 3, "--since 'yesterday' is no time"),
     ],
 )
-async def test_commands_refuse_bad_input(server: Server, arguments: list[str], status: int, words: str) -> None:
-    assert words in meshca(*arguments, "--data-dir", server.data_dir, status=status)
+def test_commands_refuse_bad_input(shared: Server, arguments: list[str], status: int, words: str) -> None:
+    assert words in meshca(*arguments, "--data-dir", shared.data_dir, status=status)
 
 
-async def test_a_second_server_on_the_same_state_or_port_is_refused(server: Server, short_tmp: Path) -> None:
-    said = meshca("server", "--data-dir", server.data_dir, status=5)
+def test_a_second_server_on_the_same_state_or_port_is_refused(shared: Server, short_tmp: Path) -> None:
+    said = meshca("server", "--data-dir", shared.data_dir, status=5)
     assert "is in use by another meshca server" in said
     other = short_tmp / "other"
     meshca("init", "--data-dir", other, "--trust-domain", "other.test")
-    arguments = ["--token-listen", server.facts["token"], "--mtls-listen", "127.0.0.1:0"]
+    arguments = ["--token-listen", shared.facts["token"], "--mtls-listen", "127.0.0.1:0"]
     said = meshca("server", "--data-dir", other, *arguments, "--http-listen", "127.0.0.1:0", status=7)
-    assert f"cannot listen on {server.facts['token']}" in said
+    assert f"cannot listen on {shared.facts['token']}" in said
 
 
 async def test_probes_and_metrics(server: Server, short_tmp: Path) -> None:
@@ -296,11 +307,11 @@ async def test_a_signal_to_the_whole_group_leaves_it_to_the_parent_to_end_the_wo
         assert not server.events("worker_ended")
 
 
-async def test_an_agent_with_a_bad_token_says_why_it_cannot_start(server: Server, short_tmp: Path) -> None:
+async def test_an_agent_with_a_bad_token_says_why_it_cannot_start(shared: Server, short_tmp: Path) -> None:
     bundle, token = short_tmp / "root.pem", short_tmp / "token"
-    bundle.write_text(server.bundle())
+    bundle.write_text(shared.bundle())
     token.write_text("mjt_" + "A" * 43)
-    where = ["--server", server.facts["token"], "--trust-bundle", str(bundle), "--token-file", str(token)]
+    where = ["--server", shared.facts["token"], "--trust-bundle", str(bundle), "--token-file", str(token)]
     agent = Program("agent", short_tmp, ["agent", *where, "--socket", str(short_tmp / "run" / "a.sock")])
     agent.process = agent._spawn()
     async with asyncio.timeout(20):
@@ -308,4 +319,4 @@ async def test_an_agent_with_a_bad_token_says_why_it_cannot_start(server: Server
             await asyncio.sleep(0.05)
     await asyncio.to_thread(agent.stop)
     assert "A" * 43 not in agent.log.read_text()
-    assert "A" * 43 not in server.log.read_text()
+    assert "A" * 43 not in shared.log.read_text()
