@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 
 from meshca.authority.evidence import BundleFact, CertificateFact
@@ -231,6 +231,34 @@ class CaSource(Protocol):
 
     def read(self) -> Mapping[str, bytes]:
         """The files that there are, by name, as they were at one moment. Raises UNAVAILABLE where none can be told."""
+        ...
+
+
+class UpstreamAuthority(Protocol):
+    """A CA elsewhere that signs our issuing CAs when asked. What it gives is believed only when it was checked.
+
+    Each method is called on one thread at a time and may take its time; it is not waited for for ever. Raises
+    UNAVAILABLE for what may work later, INVALID for a request that it will never sign.
+    """
+
+    def mint(self, csr: bytes, ttl: timedelta) -> Sequence[bytes]:
+        """Signs the issuing CA that `csr` (PKCS #10, DER) asks for, to live for `ttl` at most.
+
+        DER: the issuing CA, then the intermediates above it, without the root.
+        """
+        ...
+
+    def roots(self) -> Sequence[bytes]:
+        """Its roots as they are now, DER: one at least, and first the one that `mint` leads to."""
+        ...
+
+    def acknowledge(self, trusted: Sequence[bytes], issuing: bytes) -> None:
+        """Hears which roots (SHA-256 of the DER) everybody here is known to trust, and the oldest issuing CA (DER) that
+        a certificate may still depend on. One that does not care ignores it."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of what it holds; calls under way may end with UNAVAILABLE."""
         ...
 
 
