@@ -91,7 +91,7 @@ class Prune:
 
 @dataclass(frozen=True, slots=True)
 class FinishRotation:
-    """The successor is the only root left."""
+    """The successor is the only root left, or the only one but those that an upstream authority still tells of."""
 
 
 Action = BeginRotation | PrepareRoot | PrepareIssuer | Activate | Revoke | Prune | FinishRotation

@@ -24,7 +24,7 @@ def import_alarms(ring: AuthorityRing, policy: RotationPolicy, now: datetime) ->
         problem = "the next root must be imported: have an issuing CA signed under it (`meshca authority csr`)"
         found.append(Alarm(Severity.WARNING, "root", f"{problem}, and import both (`meshca authority import`)"))
     for each in ring.of(_ROOT, AuthorityState.PREPARED):
-        if not can_sign(each, ring, now):
+        if not can_sign(each, ring, now) and not ring.is_announced(each):  # an upstream tells of them ahead of use
             problem = f"{each.id} waits for an issuing CA under it: {NEEDS_REQUEST}"
             found.append(Alarm(Severity.INFO, "root", problem))
     return tuple(found)

@@ -13,6 +13,7 @@ from meshca.authority.ring import (
     IssuerRequested,
     Prepared,
     RingEvent,
+    RootsAnnounced,
     RotationBegun,
     RotationFinished,
 )
@@ -55,6 +56,8 @@ def entry_for(
             step, subject = "request issuer", ""
         case DirectoryTaken():
             step, subject = "read ca_dir", ""
+        case RootsAnnounced():
+            step, subject = "hear roots", ""
         case RotationFinished():
             step, subject = "finish rotation", rotation.successor if rotation else ""
         case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -132,6 +133,13 @@ class DirectoryTaken:
 
 
 @dataclass(frozen=True, slots=True)
+class RootsAnnounced:
+    """What an upstream authority says its roots are now: `digests` stand for them (see `root_digest`)."""
+
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RenewalOrder:
     """Certificates of these issuing CAs are to be replaced early: from `start` on, spread over `seconds`."""
 
@@ -160,7 +168,7 @@ class RotationBegun:
 
 @dataclass(frozen=True, slots=True)
 class RotationFinished:
-    """The successor is the only root left."""
+    """No other root is left, but for those that an upstream authority still tells of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +195,7 @@ RingEvent = (
     | CrlsPublished
     | IssuerRequested
     | DirectoryTaken
+    | RootsAnnounced
 )
 
 
@@ -213,7 +222,8 @@ class AuthorityRing:
     root under way; `held_since` says that one was aborted, and that the schedule begins no other by itself; `renewal`
     is the latest order to replace certificates. `crls` are the revocation lists in use: where there is any, verifiers
     refuse what an issuing CA without one has signed. `pending` is the issuing CA that an external root is asked for;
-    `directory` stands for what was last taken from the watched CA directory ("" for nothing).
+    `directory` stands for what was last taken from the watched CA directory ("" for nothing); `announced` for the roots
+    of an upstream authority, as it last told of them.
     """
 
     trust_domain: TrustDomain
@@ -225,6 +235,7 @@ class AuthorityRing:
     crls: tuple[IssuedCrl, ...] = ()
     pending: PendingIssuer | None = None
     directory: str = ""
+    announced: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for kind in AuthorityKind:
@@ -261,6 +272,10 @@ class AuthorityRing:
         """The order to replace certificates, as far as their issuing CAs are still here."""
         ids = tuple(i for i in self.renewal.issuer_ids if self.find(i) is not None) if self.renewal is not None else ()
         return replace(self.renewal, issuer_ids=ids) if self.renewal is not None and ids else None
+
+    def is_announced(self, root: Authority) -> bool:
+        """Whether an upstream authority still tells of this root: others may sign under it, though we do not."""
+        return bool(self.announced) and root_digest(root.certificate) in self.announced
 
     @property
     def trusted(self) -> tuple[Authority, ...]:
@@ -306,17 +321,24 @@ def apply(ring: AuthorityRing, event: RingEvent) -> AuthorityRing:  # noqa: PLR0
             return _abort(ring, event)
         case CrlsPublished():
             return _publish(ring, event)
-        case IssuerRequested() | DirectoryTaken():
+        case IssuerRequested() | DirectoryTaken() | RootsAnnounced():
             return _note(ring, event)
         case _:
             unreachable(event)
 
 
-def _note(ring: AuthorityRing, event: IssuerRequested | DirectoryTaken) -> AuthorityRing:
+def _note(ring: AuthorityRing, event: IssuerRequested | DirectoryTaken | RootsAnnounced) -> AuthorityRing:
     """What is remembered, and changes no authority."""
     if isinstance(event, IssuerRequested):
         return replace(ring, pending=event.pending)
+    if isinstance(event, RootsAnnounced):
+        return replace(ring, announced=event.digests)
     return replace(ring, directory=event.digest)
+
+
+def root_digest(certificate: bytes) -> str:
+    """What stands for a root: the hex SHA-256 of its certificate (DER)."""
+    return hashlib.sha256(certificate).hexdigest()
 
 
 def apply_all(ring: AuthorityRing, *events: RingEvent) -> AuthorityRing:

@@ -59,8 +59,8 @@ def _advance(ring: AuthorityRing, policy: RootPolicy, now: datetime, evidence: E
         return () if is_next_imported(ring) else (PrepareRoot(),)
     if successor.state is AuthorityState.PREPARED:
         return _activation(successor, ring, policy, now, evidence)
-    others = ring.of(_ROOT, AuthorityState.OLD, AuthorityState.TAINTED)
-    return () if others else (FinishRotation(),)
+    old = [root for root in ring.of(_ROOT, AuthorityState.OLD) if not ring.is_announced(root)]
+    return () if old or ring.of(_ROOT, AuthorityState.TAINTED) else (FinishRotation(),)
 
 
 def _begin(ring: AuthorityRing, policy: RootPolicy, now: datetime) -> tuple[Action, ...]:
@@ -121,7 +121,8 @@ def _is_spent(root: Authority, ring: AuthorityRing, policy: RootPolicy, now: dat
             return root.not_after <= now
         case AuthorityState.OLD:
             # its issuing CAs leave the ring with the last certificate that they signed
-            return root.not_after <= now or is_unused(root, ring, policy, evidence)
+            unused = is_unused(root, ring, policy, evidence) and not ring.is_announced(root)
+            return root.not_after <= now or unused
         case AuthorityState.TAINTED:
             return is_forsaken(root, ring, policy, evidence) or _is_overdue(root, now)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,10 +25,13 @@ from meshca.authority.ring import (
     Prepared,
     RingEvent,
     RootRotation,
+    RootsAnnounced,
     RotationBegun,
     Step,
     apply_all,
+    root_digest,
 )
+from meshca.authority.upstream import withdrawn
 from meshca.errors import ErrorKind, MeshcaError, conflict, invalid
 from meshca.pki.imports import (
     CaChain,
@@ -52,7 +55,8 @@ from meshca.spiffe.ids import TrustDomain
 
 _log = structlog.get_logger("meshca.imports")
 
-OPERATOR, CA_DIR = "operator", "ca_dir"
+OPERATOR, CA_DIR, UPSTREAM = "operator", "ca_dir", "upstream"
+SKEW = timedelta(minutes=5)  # by which another CA's clock may be ahead
 _ROOT, _ISSUER = AuthorityKind.ROOT, AuthorityKind.ISSUER
 _STANDING = (AuthorityState.PREPARED, AuthorityState.ACTIVE)
 
@@ -113,9 +117,63 @@ class AuthorityImports:
         It waits as PREPARED, and so does its root where that is new, for which a rotation begins. Raises INVALID with
         the certificate named and what mends it; CONFLICT where nothing is pending, or it is in the ring already.
         """
+        return self._accept(parse_certificates(pem, "the file"), OPERATOR, reason, lambda _, __: None)
+
+    def accept_minted(
+        self, certificates: Sequence[x509.Certificate], root: x509.Certificate, ttl: timedelta, reason: str
+    ) -> Imported:
+        """Takes in what an upstream authority made of the pending request, which was to live for `ttl`: by the same
+        checks, and only under `root`, which is in the ring.
+
+        Raises as `accept`, and INVALID where it leads to another root or lives for longer.
+        """
+        latest = self._now() + ttl + SKEW
+
+        def fits(chain: CaChain, ring: AuthorityRing) -> None:
+            if chain.root != root or _by_certificate(ring, root) is None:
+                raise invalid(
+                    f"issuing CA {name_of(chain.issuer)} leads to root {name_of(chain.root)}, which is not the one that"
+                    f" was announced first, {name_of(root)}"
+                )
+            if chain.issuer.not_valid_after_utc > latest:
+                end = f"{chain.issuer.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+                raise invalid(f"issuing CA {name_of(chain.issuer)} ends at {end}, but was to live for {ttl} at most")
+
+        return self._accept(certificates, UPSTREAM, reason, fits)
+
+    def announce(self, roots: Sequence[x509.Certificate], reason: str) -> None:
+        """Takes in what an upstream authority says its roots are. New ones join the trust bundle, ahead of use.
+
+        One that waits, and is told of no more, leaves it. One that left it while it was told of does not come back,
+        but for a rotation that waits for a root. Raises INVALID for what cannot be a root, and CONFLICT where there is
+        a new one after an operator has aborted a rotation; nothing is changed then.
+        """
+        stored, now = self._keeper.refresh(), self._now()
+        ring, digests = stored.ring, tuple(root_digest(der_of(root)) for root in roots)
+        new, gone = [root for root in roots if _is_news(ring, root)], withdrawn(ring, digests)
+        if not new and not gone and digests == ring.announced:
+            return
+        if new and ring.held_since is not None:
+            raise conflict("it has a new root, but a rotation was aborted: `meshca rotate root` begins another")
+        lasting, valid = self._rules(ring.trust_domain, now), ImportRules(ring.trust_domain, now, timedelta(0))
+        for root in new:
+            check_root(root, lasting if root == roots[0] else valid)
+        events: list[RingEvent] = [Prepared(_root(ring, root)) for root in new]
+        events += [Advanced(root.id, Step.PRUNE, now) for root in gone]
+        step = "import root" if new else "drop root" if gone else "hear roots"
+        subject = authority_id_of(new[0]) if new else gone[0].id if gone else ""
+        entry = _entry(ring, now, UPSTREAM, step, subject, reason)
+        self._keeper.change(stored, (*events, RootsAnnounced(digests)), entry)
+
+    def _accept(
+        self,
+        certificates: Sequence[x509.Certificate],
+        actor: str,
+        reason: str,
+        fits: Callable[[CaChain, AuthorityRing], None],
+    ) -> Imported:
         stored, now = self._keeper.refresh(), self._now()
         ring = stored.ring
-        certificates = parse_certificates(pem, "the file")
         known = _by_certificate(ring, certificates[0])
         if known is not None:
             raise conflict(f"{known.kind.value} {known.id} is in use already, as {known.state.value}")
@@ -125,11 +183,12 @@ class AuthorityImports:
         rules = self._rules(ring.trust_domain, now)
         others = [_parsed(authority) for authority in ring.authorities]
         chain = check_chain(certificates, signer.public_key_der, _roots(ring), rules, others)
+        fits(chain, ring)
         if ring.crls:
             check_signs_lists(chain.issuer)
         found = _Finding(ring, rules).of(chain, ring.pending.key_id)
         self._trials.prove(chain, found.issuer.id, signer, ring.trust_domain)
-        self._save(stored, found, (), OPERATOR, reason, now)
+        self._save(stored, found, (), actor, reason, now)
         return found
 
     def take(self, ca: PluggedInCa, reason: str) -> Imported | None:
@@ -298,6 +357,14 @@ def _new_id(ring: AuthorityRing, certificate: x509.Certificate) -> str:
 def _by_certificate(ring: AuthorityRing, certificate: x509.Certificate) -> Authority | None:
     der = der_of(certificate)
     return next((authority for authority in ring.authorities if authority.certificate == der), None)
+
+
+def _is_news(ring: AuthorityRing, root: x509.Certificate) -> bool:
+    """Whether an announced root is to be taken in: it is not here, and was not taken before, or one is waited for."""
+    if _by_certificate(ring, root) is not None:
+        return False
+    is_waited_for = ring.rotation is not None and ring.successor is None
+    return is_waited_for or root_digest(der_of(root)) not in ring.announced
 
 
 def _roots(ring: AuthorityRing) -> list[x509.Certificate]:

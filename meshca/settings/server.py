@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -128,6 +128,45 @@ class AuthoritySettings(Section):
     poll: Annotated[Duration, Field(ge=timedelta(milliseconds=100), le=timedelta(hours=1))] = timedelta(seconds=5)
 
 
+class UpstreamSettings(Section):
+    """An upstream authority, which has the root's key and signs our issuing CAs: a plug-in.
+
+    Out of process at `address` (`unix:/PATH`, or `HOST:PORT` with the three files of mutual TLS), or in process by the
+    name of its entry point, with `options`. `deadline`: for how long one answer is waited for; `poll`: how often its
+    roots are looked at, and whether it is needed.
+    """
+
+    address: str | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    server_name: str | None = None  # in the plug-in's certificate; default: the host of its address
+    plugin: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    deadline: Annotated[Duration, Field(ge=timedelta(milliseconds=100), le=timedelta(minutes=5))] = timedelta(
+        seconds=10
+    )
+    poll: Annotated[Duration, Field(ge=timedelta(milliseconds=100), le=timedelta(hours=1))] = timedelta(seconds=5)
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return self.address or f"plug-in {self.plugin}"
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.address is None) == (self.plugin is None):
+            raise ValueError("give exactly one of address and plugin")
+        files = [file for file in (self.ca_file, self.cert_file, self.key_file) if file is not None]
+        if self.address is not None and self.options:
+            raise ValueError("options are for a plug-in in process: one at an address has its own configuration")
+        if self.plugin is not None and (files or self.server_name):
+            raise ValueError("ca_file, cert_file, key_file and server_name go with an address")
+        if len(files) not in (0, 3):
+            raise ValueError("give all of ca_file, cert_file and key_file, or none of them")
+        return self
+
+
 class LimitSettings(Section):
     """Bounds on what peers may do. Rates are per peer: its address on the token listener, its identity on the other."""
 
@@ -168,6 +207,7 @@ class ServerSettings(Settings):
     issuer: IssuerSettings = IssuerSettings()
     rotation: RotationSettings = RotationSettings()
     authority: AuthoritySettings = AuthoritySettings()
+    upstream: UpstreamSettings | None = None
     limits: LimitSettings = LimitSettings()
     jwt_issuers: tuple[JwtIssuerSettings, ...] = ()
 
@@ -176,6 +216,12 @@ class ServerSettings(Settings):
     def _address(cls, value: str) -> str:
         parse_listen_address(value)
         return value
+
+    @model_validator(mode="after")
+    def _one_source_of_authorities(self) -> Self:
+        if self.upstream is not None and self.authority.ca_dir is not None:
+            raise ValueError("give authority.ca_dir or upstream, not both: each says which root is the next")
+        return self
 
     @model_validator(mode="after")
     def _rotation_keeps_promises(self) -> Self:

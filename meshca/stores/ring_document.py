@@ -21,8 +21,9 @@ from meshca.errors import MeshcaError, internal
 from meshca.spiffe.ids import TrustDomain
 from meshca.stores.mapping import from_seconds, to_seconds
 
-FORMAT = 3
-_NO_LISTS_NOR_IMPORTS: dict[str, Any] = {"crls": [], "pending": None, "directory": ""}
+FORMAT = 4
+_NO_UPSTREAM: dict[str, Any] = {"announced": []}
+_NO_LISTS_NOR_IMPORTS: dict[str, Any] = {"crls": [], "pending": None, "directory": "", **_NO_UPSTREAM}
 
 
 def write_ring(ring: AuthorityRing) -> str:
@@ -38,6 +39,7 @@ def write_ring(ring: AuthorityRing) -> str:
         "crls": [_write_crl(crl) for crl in ring.crls],
         "pending": None if ring.pending is None else _write_pending(ring.pending),
         "directory": ring.directory,
+        "announced": list(ring.announced),
     }
     return json.dumps(document)
 
@@ -57,6 +59,7 @@ def read_ring(text: str) -> AuthorityRing:
             crls=tuple(_read_crl(fields) for fields in _list(document["crls"])),
             pending=None if pending is None else _read_pending(pending),
             directory=_text(document["directory"]),
+            announced=tuple(_text(digest) for digest in _list(document["announced"])),
         )
     except KeyError as error:
         raise internal(f"the stored authority ring cannot be read: {error} is missing") from error
@@ -66,7 +69,7 @@ def read_ring(text: str) -> AuthorityRing:
 
 def _current(document: dict[str, Any]) -> dict[str, Any]:
     """The document in today's format. Format 1 knew no rotation of roots, nor since when an authority is as it is;
-    format 2 no revocation lists and no external CAs."""
+    format 2 no revocation lists and no external CAs; format 3 no upstream authority."""
     match _integer(document["format"]):
         case 1:
             unknown = {"since": None, "distrust_at": None}
@@ -76,6 +79,8 @@ def _current(document: dict[str, Any]) -> dict[str, Any]:
         case 2:
             return {**document, **_NO_LISTS_NOR_IMPORTS}
         case 3:
+            return {**document, **_NO_UPSTREAM}
+        case 4:
             return document
         case other:
             raise ValueError(f"its format is {other}, this meshca knows {FORMAT}")

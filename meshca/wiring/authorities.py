@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,8 +22,10 @@ from meshca.services.ring import RingKeeper
 from meshca.services.rotation import AuthorityPlan, Rotation
 from meshca.services.signing import Signing
 from meshca.services.trials import Trials
+from meshca.services.upstream import Upstream, UpstreamPolicy
 from meshca.settings.server import ServerSettings
 from meshca.stores.sql import SqlStores
+from meshca.wiring.upstream import open_upstream
 
 # Certificates per second that one core signs, door and ledger included, until something measures it.
 _PER_CORE = 1000.0
@@ -40,6 +43,7 @@ class Authorities:
     lists: RevocationLists
     imports: AuthorityImports
     directory: CaDirectory | None  # None: no `authority.ca_dir` is configured
+    upstream: Upstream | None  # None: no `upstream` is configured
 
 
 def build_authorities(
@@ -64,6 +68,7 @@ def build_authorities(
     )
     ca_dir = settings.authority.ca_dir
     directory = None if ca_dir is None else CaDirectory(str(ca_dir), CaDirectoryFiles(ca_dir), keeper, imports)
+    upstream = _upstream(settings, keeper, imports, clock, plan.policy.issuer, monotonic)
     return Authorities(
         keeper=keeper,
         rotation=Rotation(keeper, maker, relying.evidence, clock, plan),
@@ -76,13 +81,29 @@ def build_authorities(
             clock,
             plan,
             settings.rotation.deadline,
-            tuple if directory is None else directory.alarms,
+            lambda: [alarm for each in (directory, upstream) if each is not None for alarm in each.alarms()],
         ),
         revocations=Revocations(keeper, stores.revocations, stores.ledger, lists, clock),
         lists=lists,
         imports=imports,
         directory=directory,
+        upstream=upstream,
     )
+
+
+def _upstream(
+    settings: ServerSettings,
+    keeper: RingKeeper,
+    imports: AuthorityImports,
+    clock: Clock,
+    issuer: IssuerPolicy,
+    monotonic: Callable[[], float],
+) -> Upstream | None:
+    found = settings.upstream
+    if found is None:
+        return None
+    policy = UpstreamPolicy(found.deadline, found.poll, issuer)
+    return Upstream(found.name, open_upstream(found), keeper, imports, clock, policy, monotonic, random.random)
 
 
 def _policy(settings: ServerSettings) -> RotationPolicy:

@@ -104,6 +104,8 @@ class Server:
         totals = WorkerTotals(metrics.registry)
         ticks = self._ticks(core, metrics)
         stack.push_async_callback(ticks.finish, _TICK_GRACE)
+        if core.authorities.upstream is not None:
+            stack.callback(core.authorities.upstream.close)  # so that no tick waits for it
         checks = _checks(core)
         patience = max(3 * settings.tick, ROTATION_PATIENCE)
         checks["rotation"] = lambda: ticks.problem("rotation", patience)
@@ -188,6 +190,8 @@ class Server:
         ticks.add("server_certificate", every, lambda: _renew_identity(core))
         if core.authorities.directory is not None:
             ticks.add("ca_dir", self._settings.authority.poll, core.authorities.directory.look)
+        if core.authorities.upstream is not None and self._settings.upstream is not None:
+            ticks.add("upstream", self._settings.upstream.poll, core.authorities.upstream.look)
         ticks.add("join_tokens", max(every, timedelta(minutes=10)), core.enrolment.prune)
         ticks.add("evidence", max(every, timedelta(minutes=10)), core.authorities.relying.prune)
         return ticks

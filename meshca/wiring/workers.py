@@ -59,7 +59,8 @@ class Workers:
         self.addresses = DoorAddresses(token, mtls)
         advertised = settings.advertise_mtls or mtls
         self._settings = settings.model_copy(
-            update={"token_listen": token, "mtls_listen": mtls, "advertise_mtls": advertised}
+            # only the server itself speaks with the upstream authority
+            update={"token_listen": token, "mtls_listen": mtls, "advertise_mtls": advertised, "upstream": None}
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._missing: dict[int, float] = {}  # since when, by the loop's time

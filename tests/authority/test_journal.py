@@ -20,6 +20,7 @@ from meshca.authority.ring import (
     Prepared,
     RingEvent,
     RootRotation,
+    RootsAnnounced,
     RotationAborted,
     RotationBegun,
     RotationFinished,
@@ -46,6 +47,7 @@ EVENTS: list[tuple[RingEvent, str, str]] = [
     (CrlsPublished((), NOW), "withdraw revocation lists", ""),
     (IssuerRequested(PendingIssuer("issuer-1", b"request", NOW)), "request issuer", ""),
     (DirectoryTaken("digest"), "read ca_dir", ""),
+    (RootsAnnounced(("digest",)), "hear roots", ""),
 ]
 
 

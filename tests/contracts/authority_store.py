@@ -61,7 +61,8 @@ def a_ring(sequence: int = 3) -> AuthorityRing:
     authorities = (root, issuer)
     mesh = TrustDomain("example.org")
     crls = (IssuedCrl("bb" * 20, b"\x30\x02\xff", 7, NOW, NOW + timedelta(days=7), 2, 3, NOW - timedelta(days=1)),)
-    return AuthorityRing(mesh, sequence, authorities, rotation, held_since, renewal, crls, pending, "a digest")
+    told = ("a root", "another")
+    return AuthorityRing(mesh, sequence, authorities, rotation, held_since, renewal, crls, pending, "a digest", told)
 
 
 def an_entry(sequence: int, **changes: Any) -> JournalEntry:

@@ -224,3 +224,30 @@ def test_an_address_is_read_or_refused_with_a_value_error(text: str) -> None:
     except ValueError:
         return
     assert parse_listen_address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}") == (host, port)
+
+
+@pytest.mark.parametrize(
+    ("upstream", "problem"),
+    [
+        ("", "upstream: give exactly one of address and plugin"),
+        ('address = "unix:/x"\nplugin = "corp"', "upstream: give exactly one of address and plugin"),
+        ('address = "unix:/x"\noptions = { a = 1 }', "upstream: options are for a plug-in in process"),
+        (
+            'plugin = "corp"\nca_file = "/x"',
+            "upstream: ca_file, cert_file, key_file and server_name go with an address",
+        ),
+        ('address = "h:1"\nca_file = "/x"', "upstream: give all of ca_file, cert_file and key_file, or none of them"),
+        ('address = "unix:/x"\nadress = 1', "upstream.adress: unknown key"),
+        ('address = "unix:/x"\ndeadline = "0s"', "upstream.deadline: "),
+        ('address = "unix:/x"\npoll = "1ms"', "upstream.poll: "),
+        ('address = "unix:/x"\n[authority]\nca_dir = "/c"', "give authority.ca_dir or upstream, not both"),
+    ],
+)
+def test_an_upstream_that_makes_no_sense_is_refused(upstream: str, problem: str, tmp_path: Path) -> None:
+    assert problem in refusal(f"[upstream]\n{upstream}\n", tmp_path)
+
+
+def test_an_upstream_in_process_has_options_of_its_own(tmp_path: Path) -> None:
+    found = load('[upstream]\nplugin = "corp"\n[upstream.options]\nrole = "mesh"\n', tmp_path).upstream
+    assert found is not None
+    assert (found.name, found.options) == ("plug-in corp", {"role": "mesh"})

@@ -36,23 +36,30 @@ def test_every_field_is_written() -> None:
 def test_a_document_of_format_1_is_read_without_what_it_did_not_know() -> None:
     document = json.loads(write_ring(a_ring()))
     document["format"] = 1
-    for unknown in ("rotation", "held_since", "renewal", "crls", "pending", "directory"):
+    for unknown in ("rotation", "held_since", "renewal", "crls", "pending", "directory", "announced"):
         del document[unknown]
     for authority in document["authorities"]:
         del authority["since"], authority["distrust_at"]
     ring = a_ring()
     authorities = tuple(replace(authority, since=None, distrust_at=None) for authority in ring.authorities)
     old = replace(ring, authorities=authorities, rotation=None, held_since=None, renewal=None)
-    old = replace(old, crls=(), pending=None, directory="")
+    old = replace(old, crls=(), pending=None, directory="", announced=())
     assert read_ring(json.dumps(document)) == old
 
 
 def test_a_document_of_format_2_is_read_without_revocation_lists_and_external_cas() -> None:
     document = json.loads(write_ring(a_ring()))
     document["format"] = 2
-    for unknown in ("crls", "pending", "directory"):
+    for unknown in ("crls", "pending", "directory", "announced"):
         del document[unknown]
-    assert read_ring(json.dumps(document)) == replace(a_ring(), crls=(), pending=None, directory="")
+    assert read_ring(json.dumps(document)) == replace(a_ring(), crls=(), pending=None, directory="", announced=())
+
+
+def test_a_document_of_format_3_is_read_without_an_upstream_authority() -> None:
+    document = json.loads(write_ring(a_ring()))
+    document["format"] = 3
+    del document["announced"]
+    assert read_ring(json.dumps(document)) == replace(a_ring(), announced=())
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -63,7 +70,7 @@ Change = Callable[[dict[str, Any]], object]
     [
         lambda d: d.pop("format"),
         lambda d: d.update(format=0),
-        lambda d: d.update(format=4),
+        lambda d: d.update(format=5),
         lambda d: d.update(format="2"),
         lambda d: d.update(format=[2]),
         lambda d: d.update(format=True),
