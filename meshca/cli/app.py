@@ -35,6 +35,7 @@ NOUNS = (
     "status",
     "rotate",
     "authority",
+    "plugin",
     "token",
     "bundle",
     "ledger",

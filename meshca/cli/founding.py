@@ -12,15 +12,25 @@ if TYPE_CHECKING:
     from meshca.pki.plugged_in import PluggedInCa
 
 
-def founded_on(root_cert: Path | None, ca_dir: Path | None) -> tuple[x509.Certificate | None, PluggedInCa | None]:
-    """The root in `root_cert`, or the CA in `ca_dir`; neither where neither was given.
+def founded_on(
+    root_cert: Path | None, ca_dir: Path | None, config: Path | None, root_sha256: str | None
+) -> tuple[x509.Certificate | None, PluggedInCa | None]:
+    """The root in `root_cert`, or of the upstream authority in `config`, or the CA in `ca_dir`; neither where nothing
+    was given.
 
-    Raises INVALID where both were, and for what cannot be used; UNAVAILABLE where the directory cannot be read.
+    Raises INVALID where more was, and for what cannot be used; UNAVAILABLE where the directory cannot be read, or the
+    upstream authority does not answer.
     """
     from meshca.errors import invalid
 
-    if root_cert is not None and ca_dir is not None:
-        raise invalid("give --root-cert or --ca-dir, not both: a directory has its own root")
+    if sum(given is not None for given in (root_cert, ca_dir, config)) > 1:
+        raise invalid("give one of --root-cert, --ca-dir and --config: each says which is the root")
+    if config is not None:
+        from meshca.wiring.upstream import pinned_root
+
+        return pinned_root(config, root_sha256), None
+    if root_sha256 is not None:
+        raise invalid("--root-sha256 goes with --config: it is about the upstream authority's root")
     return (
         None if root_cert is None else _read_root(root_cert),
         None if ca_dir is None else _read_directory(ca_dir),

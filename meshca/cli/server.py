@@ -50,12 +50,20 @@ def init(
         metavar="DIR",
         help="A CA in Istio's layout (cacerts, or tls.crt, tls.key, ca.crt) to take over.",
     ),
+    config: Path | None = typer.Option(
+        None, "--config", metavar="FILE", help="The server's TOML file: the root is that of the upstream it names."
+    ),
+    root_sha256: str | None = typer.Option(
+        None, "--root-sha256", metavar="HEX", help="The fingerprint of that root, which its keepers tell you."
+    ),
     passphrase_file: Path | None = PASSPHRASE_FILE,
 ) -> None:
     """Make a new certificate authority: its root, its first issuing CA and its data directory.
 
     With --root-cert it has no issuing CA yet: `meshca authority csr` writes the
     request for one. With --ca-dir root, chain and key are those in the directory.
+    With --config the upstream authority signs, once the server runs; it is asked
+    for its root now, which must be the one of --root-sha256.
 
     Private keys are encrypted with the passphrase in --passphrase-file or
     MESHCA_PASSPHRASE. Without either, one is generated into the data directory,
@@ -76,7 +84,7 @@ def init(
         read_duration("--root-ttl", root_ttl),
         _key_type("--issuer-key-type", issuer_key_type),
         read_duration("--issuer-ttl", issuer_ttl),
-        *founded_on(root_cert, ca_dir),
+        *founded_on(root_cert, ca_dir, config, root_sha256),
     )
     passphrase = read_passphrase(passphrase_file, os.environ, None)
     stored = create_data_dir(data_dir, founding, passphrase, SystemClock())
@@ -89,13 +97,16 @@ def init(
     print(f"trust domain  {trust_domain}")
     for kind, label in ((AuthorityKind.ROOT, "root"), (AuthorityKind.ISSUER, "issuing CA")):
         authority = stored.ring.active(kind)
-        if authority is None:
+        if authority is None and config is not None:
+            print(f"{label:<12}  none yet: the upstream authority signs it when the server runs")
+        elif authority is None:
             print(f"{label:<12}  none yet: with the server running, `meshca authority csr --data-dir {data_dir}`")
         else:
             print(f"{label:<12}  {authority.id}, until {authority.not_after:%Y-%m-%d}")
     print(f"data          {data_dir}")
     with_passphrase = "" if passphrase_file is None else f" --passphrase-file {passphrase_file}"
-    print(f"next          meshca server --data-dir {data_dir}{with_passphrase}")
+    with_config = "" if config is None else f" --config {config}"
+    print(f"next          meshca server --data-dir {data_dir}{with_config}{with_passphrase}")
 
 
 def server(

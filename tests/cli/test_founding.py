@@ -95,4 +95,4 @@ def test_a_directory_whose_ca_may_not_sign_is_refused(tmp_path: Path) -> None:
 
 def test_a_root_and_a_directory_are_one_too_many(tmp_path: Path) -> None:
     refused = init(tmp_path, "--root-cert", tmp_path / "r.pem", "--ca-dir", tmp_path, status=3)
-    assert refused == "meshca: give --root-cert or --ca-dir, not both: a directory has its own root\n"
+    assert refused == "meshca: give one of --root-cert, --ca-dir and --config: each says which is the root\n"

@@ -13,7 +13,7 @@ from meshca.settings.server import ServerSettings
 from tests.programs import meshca
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-NOUNS = ("token", "bundle", "ledger", "authority", "rotate", "revocations")
+NOUNS = ("plugin", "token", "bundle", "ledger", "authority", "rotate", "revocations")
 
 
 def commands() -> list[str]:
@@ -26,7 +26,7 @@ def commands() -> list[str]:
 def test_every_command_and_option_exists(command: str) -> None:
     words = shlex.split(re.sub(r"[\[\]]", "", command))[1:]
     name = words[: 2 if words[0] in NOUNS else 1]
-    options = re.findall(r"(?<![\w-])(--?[a-z][a-z-]*)", meshca(*name, "--help", environment={"COLUMNS": "300"}))
+    options = re.findall(r"(?<![\w-])(--?[a-z][a-z0-9-]*)", meshca(*name, "--help", environment={"COLUMNS": "300"}))
     assert {word for word in words if word.startswith("-")} <= set(options)
 
 
