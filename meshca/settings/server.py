@@ -153,6 +153,12 @@ class UpstreamSettings(Section):
         """What it is called in messages."""
         return self.address or f"plug-in {self.plugin}"
 
+    @property
+    def patience(self) -> timedelta:
+        """After how long a call is given up, whatever it does. At an address the deadline is its own, and comes first:
+        that tells more."""
+        return self.deadline if self.address is None else self.deadline + timedelta(seconds=1)
+
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
         if (self.address is None) == (self.plugin is None):

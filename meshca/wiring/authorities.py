@@ -102,7 +102,7 @@ def _upstream(
     found = settings.upstream
     if found is None:
         return None
-    policy = UpstreamPolicy(found.deadline, found.poll, issuer)
+    policy = UpstreamPolicy(found.patience, found.poll, issuer)
     return Upstream(found.name, open_upstream(found), keeper, imports, clock, policy, monotonic, random.random)
 
 

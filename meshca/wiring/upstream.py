@@ -59,7 +59,7 @@ def pinned_root(config: Path, pin: str | None) -> x509.Certificate:
     settings = read_upstream(config, {})
     authority = open_upstream(settings)
     try:
-        told = PatientCalls(settings.deadline).run("its roots", authority.roots)
+        told = PatientCalls(settings.patience).run("its roots", authority.roots)
     finally:
         authority.close()
     first = read_certificates(told, "the list of roots")[0]
@@ -79,7 +79,7 @@ def build_conformance(settings: UpstreamSettings, trust_domain: TrustDomain, ttl
     """A conformance run against that upstream authority."""
     authority = open_upstream(settings)
     try:
-        yield Conformance(authority, trust_domain, _new_signer, SystemClock(), ttl, settings.deadline)
+        yield Conformance(authority, trust_domain, _new_signer, SystemClock(), ttl, settings.patience)
     finally:
         authority.close()
 
