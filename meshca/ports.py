@@ -125,8 +125,9 @@ class CertificateLedger(Protocol):
         ...
 
     def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateFact]:
-        """What was recorded of leaves after the cursor `after` (0: from the beginning) and has not expired by `now`:
-        the oldest `limit` of it, in the order of recording, as far as evidence goes. Raises UNAVAILABLE."""
+        """What was recorded of leaves, and of issuing CAs of servers below this one, after the cursor `after` (0: from
+        the beginning) and has not expired by `now`: the oldest `limit` of it, in the order of recording, as far as
+        evidence goes. Raises UNAVAILABLE."""
         ...
 
 

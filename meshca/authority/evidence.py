@@ -16,7 +16,7 @@ from enum import Enum
 from itertools import takewhile
 from typing import TypeVar
 
-from meshca.pki.records import ISTIO
+from meshca.pki.records import ISTIO, UPSTREAM
 
 MAX_LAGGARDS = 100
 
@@ -74,9 +74,10 @@ def proves_bundle(protocol: str, renews: str) -> bool:
     """Whether a certificate shows that its holder uses the bundle that was delivered with it.
 
     Istio's clients get their roots in the same answer, and use both together. So does whoever has nothing older: where
-    a certificate renews none, there is no proxy yet, or none that is served it before it has taken the bundle.
+    a certificate renews none, there is no proxy yet, or none that is served it before it has taken the bundle. A server
+    below this one speaks for everybody who relies on it, later.
     """
-    return protocol == ISTIO or not renews
+    return protocol != UPSTREAM and (protocol == ISTIO or not renews)
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,9 +71,10 @@ def progress_of(ring: AuthorityRing, policy: RotationPolicy, evidence: Evidence)
 
 
 def _elsewhere(ring: AuthorityRing) -> tuple[str, ...]:
-    """The issuing CAs that are not under the active root."""
+    """The issuing CAs that are not under the active root, and the other roots: servers below this one use those."""
     root = ring.active(_ROOT)
-    return tuple(a.id for a in ring.of(_ISSUER) if root is None or a.issuer_id != root.id)
+    issuers = (a.id for a in ring.of(_ISSUER) if root is None or a.issuer_id != root.id)
+    return (*issuers, *(a.id for a in ring.of(_ROOT) if a != root))
 
 
 def _phase(ring: AuthorityRing, waiting: Authority | None, soaks_until: datetime | None, left: int) -> Phase:

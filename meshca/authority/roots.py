@@ -138,8 +138,8 @@ def is_forsaken(root: Authority, ring: AuthorityRing, policy: RootPolicy, eviden
     """Whether another root signs, and everybody is known to use newer certificates than those from under this one."""
     if evidence.at is None or ring.active(AuthorityKind.ISSUER) is None:
         return False
-    below = (authority.id for authority in ring.under(root.id))
-    return evidence.has_seen(root.id, policy.propagation) and not evidence.depend_on((*below, UNKNOWN))
+    below = (authority.id for authority in ring.under(root.id))  # servers below this one depend on the root itself
+    return evidence.has_seen(root.id, policy.propagation) and not evidence.depend_on((root.id, *below, UNKNOWN))
 
 
 def _is_overdue(root: Authority, now: datetime) -> bool:

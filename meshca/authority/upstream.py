@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from meshca.authority.actions import IssuerPolicy
+from meshca.authority.evidence import Evidence
 from meshca.authority.external import can_sign, is_external
 from meshca.authority.issuers import is_next_due
 from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState, root_digest
@@ -26,6 +27,22 @@ def is_mint_due(ring: AuthorityRing, root: Authority, policy: IssuerPolicy, now:
     if root.state is not AuthorityState.ACTIVE:
         return False
     return active is None or active.issuer_id != root.id or is_next_due(ring, policy, now)
+
+
+def trusted_by_all(ring: AuthorityRing, evidence: Evidence) -> tuple[Authority, ...]:
+    """The roots that every holder is known to trust; `evidence` has the coverage of the bundles in which they came."""
+    return tuple(
+        root
+        for root in ring.trusted
+        if (coverage := evidence.coverage.get(root.bundle_sequence)) is not None and coverage.complete_since is not None
+    )
+
+
+def oldest_in_use(ring: AuthorityRing) -> Authority | None:
+    """The oldest issuing CA from the upstream that certificates may still depend on; it stays until none does."""
+    used = ring.of(_ISSUER, AuthorityState.ACTIVE, AuthorityState.OLD, AuthorityState.TAINTED)
+    roots = {root.id for root in ring.of(_ROOT) if ring.is_announced(root)}
+    return next((issuer for issuer in used if issuer.issuer_id in roots), None)
 
 
 def withdrawn(ring: AuthorityRing, digests: tuple[str, ...]) -> tuple[Authority, ...]:

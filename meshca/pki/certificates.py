@@ -24,7 +24,12 @@ class CertificateKind(Enum):
     SERVER = "server"
     ISSUER = "issuer"
     ROOT = "root"
+    DOWNSTREAM = "downstream"  # the issuing CA of a server below this one
     TRIAL = "trial"  # nobody gets it: it shows whether what an imported CA signs verifies
+
+
+# What has a holder who relies on the trust bundle, or speaks for others who do.
+HELD_KINDS = (CertificateKind.LEAF, CertificateKind.DOWNSTREAM)
 
 
 @asn1.sequence

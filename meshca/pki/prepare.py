@@ -121,7 +121,14 @@ def prepare_root(
 
 
 def prepare_issuer(
-    spki: bytes, parent: Issuer, trust_domain: TrustDomain, *, serial: int, now: datetime, ttl: timedelta
+    spki: bytes,
+    parent: Issuer,
+    trust_domain: TrustDomain,
+    *,
+    serial: int,
+    now: datetime,
+    ttl: timedelta,
+    kind: CertificateKind = CertificateKind.ISSUER,
 ) -> PreparedCertificate:
     """An issuing CA under `parent`: it may sign leaves only. It never outlives `parent`.
 
@@ -132,7 +139,7 @@ def prepare_issuer(
         raise _expired(parent)
     key_id = subject_key_identifier(spki)
     return _prepared(
-        kind=CertificateKind.ISSUER,
+        kind=kind,
         serial=serial,
         signature_algorithm=SIGNATURE_ALGORITHMS[parent.algorithm],
         issuer_name=parent.name,

@@ -8,8 +8,10 @@ from cryptography import x509
 from cryptography.hazmat import asn1
 from cryptography.x509.oid import ExtensionOID
 
+from meshca.errors import invalid
 from meshca.pki.certificates import CertificateKind, assemble
-from meshca.pki.keys import KeyAlgorithm
+from meshca.pki.csr import REASON, CertificateRequest, parse_csr
+from meshca.pki.keys import DEFAULT_FAMILIES, KeyAlgorithm
 from meshca.pki.prepare import ca_subject, key_usage, subject_key_identifier
 from meshca.pki.sign import SigningKey
 from meshca.pki.signatures import SIGNATURE_ALGORITHMS
@@ -29,6 +31,26 @@ def request_issuer(spki: bytes, algorithm: KeyAlgorithm, trust_domain: TrustDoma
     attribute = _tlv(0x30, _EXTENSION_REQUEST + _tlv(0x31, _tlv(0x30, _extensions(trust_domain, key_id))))
     info = _tlv(0x30, _tlv(0x02, b"\x00") + subject.public_bytes() + spki + _tlv(0xA0, attribute))
     return assemble(info, SIGNATURE_ALGORITHMS[algorithm], key.sign(info))
+
+
+def parse_issuer_request(der: bytes, trust_domain: TrustDomain) -> CertificateRequest:
+    """The key in another server's request for an issuing CA, in the form of `request_issuer`.
+
+    Raises INVALID (reason `CSR_ERROR`) as `parse_csr` does, and where it is for anything but a CA of this trust domain
+    that signs leaves only.
+    """
+    request = parse_csr(der, DEFAULT_FAMILIES)
+    try:
+        extensions = x509.load_der_x509_csr(der).extensions
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        basic = extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise invalid("csr asks for no issuing CA: `meshca` makes the right request", reason=REASON) from error
+    if list(names) != [x509.UniformResourceIdentifier(str(trust_domain.id))]:
+        raise invalid(f"csr is not for {trust_domain.id}, and for that alone", reason=REASON)
+    if not basic.ca or basic.path_length != 0:
+        raise invalid("csr is not for a CA of path length 0", reason=REASON)
+    return request
 
 
 def request_pem(der: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +24,7 @@ _UNIX = "unix:"
 _MAX_SOCKET_PATH = 107
 _MAX_FILE_BYTES = 256 * 1024
 _MAX_DETAIL = 300  # characters of a plug-in's own words that are repeated
+_STABLE_SECONDS = 10.0
 _NAP_SECONDS = 0.1  # between two messages of a stream: one that floods is read no faster than that
 _KINDS = {
     grpc.StatusCode.INVALID_ARGUMENT: ErrorKind.INVALID,
@@ -67,19 +69,25 @@ class GrpcUpstream:
         return tuple(self._call(lambda stub: stub.Mint(request, timeout=self._deadline)).chain)
 
     def roots(self) -> Sequence[bytes]:
-        """The last roots that the stream told of; it is opened where there is none, and waited for within the deadline.
+        """The last roots that the stream told of; it is opened where there is none, or where one ended that lasted,
+        and waited for within the deadline.
 
         Raises UNAVAILABLE where none came in time, or the stream has ended: the next call opens another.
         """
-        with self._watching:
-            if self._watch is None:
-                self._watch = _Watch(self._open(), self._address)
-            watch = self._watch
+        watch = self._watched()
         try:
             return watch.latest(self._deadline)
         except MeshcaError:
             self._drop(watch)
-            raise
+            if not watch.lasted:
+                raise
+        return self._watched().latest(self._deadline)
+
+    def _watched(self) -> _Watch:
+        with self._watching:
+            if self._watch is None:
+                self._watch = _Watch(self._open(), self._address)
+            return self._watch
 
     def acknowledge(self, trusted: Sequence[bytes], issuing: bytes) -> None:
         """See `ports.UpstreamAuthority`. A plug-in that does not implement it does not care."""
@@ -126,6 +134,7 @@ class _Watch:
         self._roots: tuple[bytes, ...] | None = None
         self._ended: MeshcaError | None = None
         self._closed = threading.Event()
+        self._began = time.monotonic()
         call = upstream_pb2_grpc.UpstreamAuthorityStub(channel).WatchRoots(pb.WatchRootsRequest())
         threading.Thread(target=self._read, args=(call,), name="upstream-roots", daemon=True).start()
 
@@ -138,6 +147,11 @@ class _Watch:
             if self._roots is None:
                 raise unavailable(f"{self._address}: the stream of roots said nothing within {seconds:g}s")
             return self._roots
+
+    @property
+    def lasted(self) -> bool:
+        """Whether it went well for a while: connections come to their end, and so do certificates."""
+        return self._roots is not None and time.monotonic() - self._began > _STABLE_SECONDS
 
     def close(self) -> None:
         """Ends it."""

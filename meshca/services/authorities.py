@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from meshca.authority.external import NEEDS_REQUEST, is_external
@@ -19,18 +20,26 @@ from meshca.authority.ring import (
     apply_all,
 )
 from meshca.errors import conflict
-from meshca.pki.certificates import Issuer, PreparedCertificate
+from meshca.pki.certificates import CertificateKind, Issuer, PreparedCertificate
 from meshca.pki.keys import KeyAlgorithm, fingerprint
 from meshca.pki.lint import lint_issuer, lint_root
 from meshca.pki.prepare import prepare_issuer, prepare_root, subject_key_identifier
-from meshca.pki.records import CertificateRecord
+from meshca.pki.records import UPSTREAM, CertificateRecord
 from meshca.pki.sign import sign, verify_issued
 from meshca.pki.signatures import SIGNATURE_ALGORITHMS
 from meshca.ports import AuthorityStore, CertificateLedger, Clock, KeyManager, Signer, StoredRing
 from meshca.services.issuance import random_serial
 from meshca.services.signing import issuer_of
 from meshca.spiffe.ids import TrustDomain
-from meshca.spiffe.peers import AuthenticationMethod
+from meshca.spiffe.peers import AuthenticationMethod, Caller
+
+
+@dataclass(frozen=True, slots=True)
+class DownstreamOrder:
+    """Who asks for an issuing CA of its own, and the serial of the one that it had before ("" for none)."""
+
+    caller: Caller
+    renews: str = ""
 
 
 class AuthorityMaker:
@@ -61,14 +70,7 @@ class AuthorityMaker:
 
         Raises CONFLICT where there is no active root, or its key is not here; INTERNAL where the root has expired.
         """
-        root = ring.active(AuthorityKind.ROOT)
-        if root is None:
-            raise conflict("there is no active root to sign an issuing CA with")
-        if is_external(root):
-            raise conflict(f"the key of root {root.id} is not here, so no issuing CA can be made: {NEEDS_REQUEST}")
-        now = self._clock.now()
-        parent_key = self._keys.signer(root.key_id)
-        parent = issuer_of(root, parent_key)
+        now, (parent, parent_key) = self._clock.now(), self._active_root(ring)
         with self._new_key(AuthorityKind.ISSUER, algorithm) as (key_id, signer):
             spki, serial = signer.public_key_der, self._serials()
             prepared = prepare_issuer(spki, parent, ring.trust_domain, serial=serial, now=now, ttl=ttl)
@@ -77,6 +79,30 @@ class AuthorityMaker:
             issued = sign(prepared, parent_key)
             verify_issued(issued, parent)
         return _authority(AuthorityKind.ISSUER, prepared, issued.der, key_id)
+
+    def make_downstream(self, ring: AuthorityRing, spki: bytes, ttl: timedelta, order: DownstreamOrder) -> bytes:
+        """An issuing CA under the active root of `ring` for the key of another server, DER; it may sign leaves only.
+
+        Raises as `make_issuer`.
+        """
+        now, (parent, parent_key) = self._clock.now(), self._active_root(ring)
+        serial, kind, trust_domain = self._serials(), CertificateKind.DOWNSTREAM, ring.trust_domain
+        prepared = prepare_issuer(spki, parent, trust_domain, serial=serial, now=now, ttl=ttl, kind=kind)
+        lint_issuer(prepared, parent, str(trust_domain.id), now)
+        record = _record_of(prepared, trust_domain, now, ring.sequence)
+        self._ledger.record([_for_caller(record, order)])
+        issued = sign(prepared, parent_key)
+        verify_issued(issued, parent)
+        return issued.der
+
+    def _active_root(self, ring: AuthorityRing) -> tuple[Issuer, Signer]:
+        root = ring.active(AuthorityKind.ROOT)
+        if root is None:
+            raise conflict("there is no active root to sign an issuing CA with")
+        if is_external(root):
+            raise conflict(f"the key of root {root.id} is not here, so no issuing CA can be made: {NEEDS_REQUEST}")
+        signer = self._keys.signer(root.key_id)
+        return issuer_of(root, signer), signer
 
     def discard(self, authority: Authority) -> None:
         """Destroys the key of an authority that never came into a ring."""
@@ -96,22 +122,7 @@ class AuthorityMaker:
     def _record(
         self, prepared: PreparedCertificate, trust_domain: TrustDomain, now: datetime, *, sequence: int = 0
     ) -> None:
-        record = CertificateRecord(
-            serial=prepared.serial_hex,
-            kind=prepared.kind.value,
-            spiffe_id=str(trust_domain.id),
-            dns_names=(),
-            caller_id=str(trust_domain.id),
-            method=AuthenticationMethod.LOCAL.value,
-            attested="authority",
-            key_fingerprint=fingerprint(prepared.spki),
-            issuer_id=prepared.issuer_id,
-            not_before=prepared.not_before,
-            not_after=prepared.not_after,
-            bundle_sequence=sequence,
-            recorded_at=now.replace(microsecond=0),
-        )
-        self._ledger.record([record])
+        self._ledger.record([_record_of(prepared, trust_domain, now, sequence)])
 
 
 def found(
@@ -132,6 +143,39 @@ def found(
     first_issuer = maker.make_issuer(ring, *issuer)
     ring = apply_all(ring, Prepared(first_issuer), Advanced(first_issuer.id, Step.ACTIVATE))
     return store.save(ring, expected_revision=0)
+
+
+def _record_of(
+    prepared: PreparedCertificate, trust_domain: TrustDomain, now: datetime, sequence: int
+) -> CertificateRecord:
+    return CertificateRecord(
+        serial=prepared.serial_hex,
+        kind=prepared.kind.value,
+        spiffe_id=str(trust_domain.id),
+        dns_names=(),
+        caller_id=str(trust_domain.id),
+        method=AuthenticationMethod.LOCAL.value,
+        attested="authority",
+        key_fingerprint=fingerprint(prepared.spki),
+        issuer_id=prepared.issuer_id,
+        not_before=prepared.not_before,
+        not_after=prepared.not_after,
+        bundle_sequence=sequence,
+        recorded_at=now.replace(microsecond=0),
+    )
+
+
+def _for_caller(record: CertificateRecord, order: DownstreamOrder) -> CertificateRecord:
+    caller = order.caller
+    return replace(
+        record,
+        spiffe_id=str(caller.id),
+        caller_id=str(caller.id),
+        method=caller.method.value,
+        attested=caller.attested,
+        protocol=UPSTREAM,
+        renews=order.renews,
+    )
 
 
 def _authority(kind: AuthorityKind, prepared: PreparedCertificate, der: bytes, key_id: str) -> Authority:

@@ -7,7 +7,7 @@ says is checked as anything that is imported; and whatever it does, nothing else
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,9 +18,10 @@ import structlog
 from cryptography import x509
 
 from meshca.authority.actions import IssuerPolicy
+from meshca.authority.evidence import Evidence
 from meshca.authority.progress import Alarm, Severity
-from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState
-from meshca.authority.upstream import is_mint_due
+from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing, AuthorityState, root_digest
+from meshca.authority.upstream import is_mint_due, oldest_in_use, trusted_by_all
 from meshca.errors import ErrorKind, MeshcaError, detached, invalid, unavailable
 from meshca.pki.certificates import der_to_pem
 from meshca.pki.imports import MAX_CERTIFICATES, MAX_PEM_BYTES, der_of, name_of, parse_certificates
@@ -31,6 +32,7 @@ from meshca.services.ring import RingKeeper
 _log = structlog.get_logger("meshca.upstream")
 
 _LONGEST_WAIT = 12  # between two attempts, in polls
+_RETOLD = 60  # after so many polls, what is no news is told again
 _REST = 20  # after one was had, the next is not asked for before this fraction of its life
 T = TypeVar("T")
 
@@ -57,6 +59,7 @@ class Upstream:
         authority: UpstreamAuthority,
         keeper: RingKeeper,
         imports: AuthorityImports,
+        evidence: Callable[[Iterable[int]], Evidence],
         clock: Clock,
         policy: UpstreamPolicy,
         monotonic: Callable[[], float],
@@ -66,10 +69,14 @@ class Upstream:
         self._authority = authority
         self._keeper = keeper
         self._imports = imports
+        self._evidence = evidence
         self._clock = clock
         self._policy = policy
         self._monotonic = monotonic
-        self._hearing, self._minting = (_Attempts(what, policy, monotonic, dice) for what in ("roots", "mint"))
+        self._hearing, self._minting, self._telling = (
+            _Attempts(what, policy, monotonic, dice) for what in ("roots", "mint", "acknowledge")
+        )
+        self._told: tuple[tuple[tuple[bytes, ...], bytes], float] | None = None
         self._roots: tuple[x509.Certificate, ...] = ()
         self._rests: tuple[bytes, float] | None = None
 
@@ -81,11 +88,16 @@ class Upstream:
         """
         self._hearing.take(self._hear)
         self._minting.take(self._mint)
+        self._telling.take(self._acknowledge)
 
     def alarms(self) -> tuple[Alarm, ...]:
         """What is wrong with the upstream authority."""
         found = []
-        for attempts, outcome in ((self._hearing, "the roots stay as they are"), (self._minting, "nothing was taken")):
+        for attempts, outcome in (
+            (self._hearing, "the roots stay as they are"),
+            (self._minting, "nothing was taken"),
+            (self._telling, "it has not heard what is trusted here"),
+        ):
             if attempts.problem:
                 message = f"{self._name}: {attempts.problem}; {outcome}, and it is tried again"
                 found.append(Alarm(Severity.WARNING, "upstream", message))
@@ -95,6 +107,7 @@ class Upstream:
         """Waits for no answer any more."""
         self._hearing.calls.close()
         self._minting.calls.close()
+        self._telling.calls.close()
         self._authority.close()
 
     def _hear(self) -> None:
@@ -112,6 +125,20 @@ class Upstream:
         found = self._imports.accept_minted(read_certificates(told, "the chain"), root, ttl, f"from {self._name}")
         lasts = found.issuer.not_after - self._clock.now()
         self._rests = (der_of(root), self._monotonic() + lasts.total_seconds() / _REST)
+
+    def _acknowledge(self) -> None:
+        """Tells what everybody here trusts and uses, where that is news, or was told some while ago."""
+        ring = self._keeper.refresh().ring
+        issuing = oldest_in_use(ring)
+        if issuing is None:
+            return
+        evidence = self._evidence(root.bundle_sequence for root in ring.trusted)
+        trusted = tuple(bytes.fromhex(root_digest(root.certificate)) for root in trusted_by_all(ring, evidence))
+        news, now = (trusted, issuing.certificate), self._monotonic()
+        if self._told is not None and self._told[0] == news and now < self._told[1]:
+            return
+        self._telling.calls.run("AcknowledgeRoots", lambda: self._authority.acknowledge(*news))
+        self._told = (news, now + _RETOLD * self._policy.poll.total_seconds())
 
     def _due_under(self) -> x509.Certificate | None:
         """The root under which an issuing CA is due; None where none is. Raises CONFLICT where it may not be used."""

@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from meshca.errors import MeshcaError
 from meshca.pki.keys import CA_ALGORITHMS, DEFAULT_FAMILIES, KeyAlgorithm, KeyFamily
 from meshca.pki.prepare import CA_BACKDATE
 from meshca.services.signing import CONFIRMED_FOR
 from meshca.settings.sources import Duration, Section, Settings
+from meshca.spiffe.ids import parse_workload_id
 
 MAX_TTL_CEILING = timedelta(days=90)
 
@@ -173,6 +175,24 @@ class UpstreamSettings(Section):
         return self
 
 
+class DownstreamSettings(Section):
+    """Nested servers: those named in `allow` (SPIFFE ids) have their issuing CAs signed with our root, for `max_ttl` at
+    most. Each has an identity of its own."""
+
+    allow: tuple[str, ...] = ()
+    max_ttl: Annotated[Duration, Field(ge=timedelta(minutes=1), le=timedelta(days=3650))] = timedelta(days=30)
+
+    @field_validator("allow")
+    @classmethod
+    def _ids(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            try:
+                parse_workload_id(each)
+            except MeshcaError as error:
+                raise ValueError(error.message) from error
+        return value
+
+
 class LimitSettings(Section):
     """Bounds on what peers may do. Rates are per peer: its address on the token listener, its identity on the other."""
 
@@ -214,6 +234,7 @@ class ServerSettings(Settings):
     rotation: RotationSettings = RotationSettings()
     authority: AuthoritySettings = AuthoritySettings()
     upstream: UpstreamSettings | None = None
+    downstream: DownstreamSettings = DownstreamSettings()
     limits: LimitSettings = LimitSettings()
     jwt_issuers: tuple[JwtIssuerSettings, ...] = ()
 

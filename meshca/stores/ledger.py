@@ -11,7 +11,7 @@ from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from meshca.authority.evidence import CertificateFact
-from meshca.pki.certificates import CertificateKind
+from meshca.pki.certificates import HELD_KINDS
 from meshca.pki.records import CertificateRecord, LedgerPage, LedgerQuery
 from meshca.ports import Tail
 from meshca.stores.database import Database
@@ -21,7 +21,7 @@ from meshca.stores.tables import CertificateRow
 from meshca.stores.tails import Log, read_tail
 from meshca.stores.writer import Writer
 
-LEAVES = Log(CertificateRow, CERTIFICATE_FACT, "not_after", col(CertificateRow.kind) == CertificateKind.LEAF.value)
+HELD = Log(CertificateRow, CERTIFICATE_FACT, "not_after", col(CertificateRow.kind).in_([k.value for k in HELD_KINDS]))
 
 
 class SqlLedger:
@@ -76,11 +76,11 @@ class SqlLedger:
         return LedgerPage(tuple(map(certificate_record, page)), page[-1].id if len(rows) > len(page) else None)
 
     def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateFact]:
-        """What was recorded of leaves after the cursor and has not expired by `now`, oldest first.
+        """What was recorded of leaves, and CAs below, after the cursor and has not expired by `now`, oldest first.
 
         Raises INVALID for a bad argument, UNAVAILABLE where reading fails, INTERNAL where a line cannot be read.
         """
-        lines, cursor = read_tail(self._database, LEAVES, after, now, limit)
+        lines, cursor = read_tail(self._database, HELD, after, now, limit)
         return Tail(tuple(map(certificate_fact, lines)), cursor)
 
 

@@ -12,7 +12,7 @@ from meshca.authority.evidence import BundleFact, CertificateFact
 from meshca.authority.journal import JournalEntry
 from meshca.authority.ring import AuthorityRing
 from meshca.errors import conflict, not_found, unauthenticated
-from meshca.pki.certificates import CertificateKind
+from meshca.pki.certificates import HELD_KINDS, CertificateKind
 from meshca.pki.records import CertificateRecord, LedgerPage, LedgerQuery
 from meshca.ports import StoredRing, Tail
 from meshca.spiffe.bans import Ban, BanKind, BanList
@@ -75,13 +75,13 @@ class MemoryLedger:
         return LedgerPage(tuple(map(certificate_record, page)), page[-1].id if len(found) > len(page) else None)
 
     def tail(self, after: int, now: datetime, limit: int) -> Tail[CertificateFact]:
-        """What was recorded of leaves after the cursor and has not expired by `now`. Raises INVALID where `after`,
-        `now` or `limit` is out of bounds."""
+        """What was recorded of leaves, and CAs below, after the cursor and has not expired by `now`. Raises INVALID
+        where `after`, `now` or `limit` is out of bounds."""
         check_tail(after, now, limit)
         with self._lock:
             rows = self._rows[after:]
-        leaves = (row for row in rows if row.kind == CertificateKind.LEAF.value)
-        living = [row for row in leaves if row.not_after > now.timestamp()][:limit]
+        held = (row for row in rows if CertificateKind(row.kind) in HELD_KINDS)
+        living = [row for row in held if row.not_after > now.timestamp()][:limit]
         lines = (line_of(row, CERTIFICATE_FACT) for row in living)
         return Tail(tuple(map(certificate_fact, lines)), _cursor(living, limit, after + len(rows)))
 

@@ -14,6 +14,7 @@ from meshca.ports import Clock, KeyManager
 from meshca.services.authorities import AuthorityMaker
 from meshca.services.ca_directory import CaDirectory
 from meshca.services.control import AuthorityControl
+from meshca.services.downstream import Downstream, DownstreamPolicy
 from meshca.services.evidence import RelyingParties
 from meshca.services.imports import AuthorityImports
 from meshca.services.revocation import Revocations
@@ -24,6 +25,7 @@ from meshca.services.signing import Signing
 from meshca.services.trials import Trials
 from meshca.services.upstream import Upstream, UpstreamPolicy
 from meshca.settings.server import ServerSettings
+from meshca.spiffe.ids import SpiffeId
 from meshca.stores.sql import SqlStores
 from meshca.wiring.upstream import open_upstream
 
@@ -44,6 +46,7 @@ class Authorities:
     imports: AuthorityImports
     directory: CaDirectory | None  # None: no `authority.ca_dir` is configured
     upstream: Upstream | None  # None: no `upstream` is configured
+    downstream: Downstream | None  # None: `downstream.allow` names nobody
 
 
 def build_authorities(
@@ -68,7 +71,8 @@ def build_authorities(
     )
     ca_dir = settings.authority.ca_dir
     directory = None if ca_dir is None else CaDirectory(str(ca_dir), CaDirectoryFiles(ca_dir), keeper, imports)
-    upstream = _upstream(settings, keeper, imports, clock, plan.policy.issuer, monotonic)
+    downstream = _downstream(settings, stores, signing, maker, clock)
+    upstream = _upstream(settings, keeper, imports, relying, clock, plan.policy.issuer, monotonic)
     return Authorities(
         keeper=keeper,
         rotation=Rotation(keeper, maker, relying.evidence, clock, plan),
@@ -81,20 +85,34 @@ def build_authorities(
             clock,
             plan,
             settings.rotation.deadline,
-            lambda: [alarm for each in (directory, upstream) if each is not None for alarm in each.alarms()],
+            lambda: [
+                alarm for each in (directory, upstream, downstream) if each is not None for alarm in each.alarms()
+            ],
         ),
         revocations=Revocations(keeper, stores.revocations, stores.ledger, lists, clock),
         lists=lists,
         imports=imports,
         directory=directory,
         upstream=upstream,
+        downstream=downstream,
     )
+
+
+def _downstream(
+    settings: ServerSettings, stores: SqlStores, signing: Signing, maker: AuthorityMaker, clock: Clock
+) -> Downstream | None:
+    below = settings.downstream
+    if not below.allow:
+        return None
+    policy = DownstreamPolicy(frozenset(map(SpiffeId.parse, below.allow)), below.max_ttl)
+    return Downstream(signing, maker, stores.ledger, stores.evidence, clock, policy)
 
 
 def _upstream(
     settings: ServerSettings,
     keeper: RingKeeper,
     imports: AuthorityImports,
+    relying: RelyingParties,
     clock: Clock,
     issuer: IssuerPolicy,
     monotonic: Callable[[], float],
@@ -103,7 +121,8 @@ def _upstream(
     if found is None:
         return None
     policy = UpstreamPolicy(found.patience, found.poll, issuer)
-    return Upstream(found.name, open_upstream(found), keeper, imports, clock, policy, monotonic, random.random)
+    authority = open_upstream(found)
+    return Upstream(found.name, authority, keeper, imports, relying.evidence, clock, policy, monotonic, random.random)
 
 
 def _policy(settings: ServerSettings) -> RotationPolicy:

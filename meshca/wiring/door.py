@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+import grpc
+
 from meshca.compile.bundles import NO_RENEWAL, RenewalWindow
 from meshca.rpc.certificates import (
     ISTIO_SERVICE,
@@ -23,6 +25,7 @@ from meshca.rpc.distribution import DiscoveryDoor
 from meshca.rpc.limits import PeerLimiter
 from meshca.rpc.listeners import Listener, ListenerLimits
 from meshca.rpc.peers import mtls_peer, token_peer
+from meshca.rpc.upstream import UPSTREAM_SERVICE, UpstreamDoor, upstream_handlers
 from meshca.services.acknowledgements import AcknowledgementQueue
 from meshca.services.authentication import Authentication
 from meshca.services.distribution import Distribution, StreamLimits, StreamMetrics
@@ -35,6 +38,9 @@ from meshca.wiring.open_files import affordable_connections
 # Young objects between two collections: a push to ten thousand streams makes many that live for a moment, and each
 # collection would look at all of them.
 _COLLECT_AFTER = 50_000
+
+# Issuing CAs that one nested server may have.
+_MINTS_PER_SECOND, _MINTS_AT_ONCE = 1 / 60, 20
 
 _SERVICES = (ISTIO_SERVICE, MESHCA_SERVICE, SDS, ADS)
 
@@ -88,7 +94,10 @@ class Door:
             StreamLimits(limits.max_streams, limits.max_streams_per_identity, limits.max_connection_age),
         )
         self._token = self._listener(token, metrics, bounds, DiscoveryDoor(*self._discovery(limiter), token_peer))
-        self._mtls = self._listener(mtls, metrics, bounds, DiscoveryDoor(*self._discovery(limiter), mtls_peer))
+        self._below = self._downstream_door(limiter)
+        further = () if self._below is None else upstream_handlers(self._below)
+        streams = DiscoveryDoor(*self._discovery(limiter), mtls_peer)
+        self._mtls = self._listener(mtls, metrics, bounds, streams, further)
         self._advertised = settings.advertise_mtls or ""
 
     async def open(self) -> DoorAddresses:
@@ -111,6 +120,8 @@ class Door:
         acknowledged on them is recorded first."""
         grace = self._settings.shutdown_grace
         self._distribution.close()
+        if self._below is not None:
+            self._below.close()
         await asyncio.gather(self._token.stop(grace), self._mtls.stop(grace))
         if self.pushing is not None:
             with suppress(TimeoutError):
@@ -120,9 +131,24 @@ class Door:
             await asyncio.gather(self.pushing, return_exceptions=True)
 
     def _listener(
-        self, door: CertificateDoor, metrics: AllDoorMetrics, bounds: ListenerLimits, streams: DiscoveryDoor
+        self,
+        door: CertificateDoor,
+        metrics: AllDoorMetrics,
+        bounds: ListenerLimits,
+        streams: DiscoveryDoor,
+        further: tuple[grpc.GenericRpcHandler, ...] = (),
     ) -> Listener:
-        return Listener((*certificate_handlers(door, metrics), *discovery_handlers(streams)), _SERVICES, bounds)
+        services = (*_SERVICES, UPSTREAM_SERVICE) if further else _SERVICES
+        handlers = (*certificate_handlers(door, metrics), *discovery_handlers(streams), *further)
+        return Listener(handlers, services, bounds)
+
+    def _downstream_door(self, limiter: PeerLimiter) -> UpstreamDoor | None:
+        """Nested servers come with their certificates, to the mTLS listener alone."""
+        core, downstream = self._core, self._core.authorities.downstream
+        if downstream is None:
+            return None
+        mints = PeerLimiter(_MINTS_PER_SECOND, _MINTS_AT_ONCE, time.monotonic)
+        return UpstreamDoor(downstream, core.authentication, limiter, mints, core.clock, mtls_peer)
 
     def _discovery(self, limiter: PeerLimiter) -> tuple[Distribution, Authentication, PeerLimiter, SystemClock]:
         return self._distribution, self._core.authentication, limiter, self._core.clock

@@ -199,6 +199,10 @@ class LedgerContract:
         assert [len(part.items) for part in found] == sizes
         assert [fact for part in found for fact in part.items] == list(map(fact_of, records))
 
+    def test_a_ca_below_is_told_of_like_a_leaf_and_proves_nothing(self, ledger: CertificateLedger) -> None:
+        ledger.record([a_record(1, kind="downstream", protocol="upstream", renews=""), a_record(2, renews="")])
+        assert [fact.proves for fact in ledger.tail(0, NOW, 10).items] == [False, True]
+
     def test_behind_the_cursor_is_what_was_recorded_since(self, ledger: CertificateLedger) -> None:
         ledger.record([a_record(1), a_record(2)])
         cursor = ledger.tail(0, NOW, 10).cursor

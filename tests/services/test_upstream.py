@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshca.authority.import_alarms import import_alarms
 from meshca.authority.progress import Severity
-from meshca.authority.ring import AuthorityKind, AuthorityState, Step
+from meshca.authority.ring import AuthorityKind, AuthorityState, Step, root_digest
 from meshca.errors import ErrorKind, MeshcaError, internal
 from meshca.pki.keys import KeyAlgorithm, generate_private_key
 from meshca.services.control import Order
@@ -54,7 +54,8 @@ class Rig:
         self.ca.keeper.refresh()
         policy = UpstreamPolicy(self.deadline, POLL, self.ca.policy)
         keeper, imports, clock = self.ca.keeper, self.ca.imports, self.ca.clock
-        self.service = Upstream("corp", self.fake, keeper, imports, clock, policy, self.ca.passed, lambda: self.dice)
+        evidence, dice = self.ca.relying.evidence, lambda: self.dice
+        self.service = Upstream("corp", self.fake, keeper, imports, evidence, clock, policy, self.ca.passed, dice)
 
     def look(self, times: int = 1) -> None:
         """So many looks, a poll and a tick between them."""
@@ -516,3 +517,50 @@ def test_a_refusal_has_the_kind_of_its_cause(rig: Rig) -> None:
     with pytest.raises(MeshcaError) as refused:
         rig.ca.imports.accept_minted([FIRST.certificate], FIRST.certificate, 30 * DAY, "")
     assert refused.value.kind is ErrorKind.CONFLICT
+
+
+# --- what is told ----------------------------------------------------------------------------------------------------
+
+
+def heard(rig: Rig) -> list[bytes]:
+    """The roots that the upstream last heard to be trusted by everybody."""
+    digests = {bytes.fromhex(root_digest(root.der)): root.der for root in (FIRST, NEXT)}
+    return [digests[digest] for digest in rig.fake.heard[-1][0]]
+
+
+def test_the_upstream_hears_of_a_root_only_once_everybody_trusts_it(rig: Rig) -> None:
+    rig.look(2)
+    assert heard(rig) == [FIRST.der]
+    rig.issue()
+    rig.fake.authorities.append(NEXT)
+    rig.look(3)
+    assert rig.roots() == [FIRST.der, NEXT.der]
+    assert heard(rig) == [FIRST.der], "the holder is not known to trust the next one"
+    rig.ca.clock.move(timedelta(hours=1))
+    rig.look(2)
+    assert heard(rig) == [FIRST.der, NEXT.der]
+
+
+def test_the_upstream_hears_of_the_oldest_issuing_ca_that_a_certificate_may_depend_on(rig: Rig) -> None:
+    rig.look(2)
+    (first,) = rig.ca.ring.of(ISSUER)
+    assert rig.fake.heard[-1][1] == first.certificate
+    rig.ca.clock.move(25 * DAY)
+    rig.issue()
+    rig.look(3)
+    assert rig.ca.ring.active(ISSUER) != first
+    assert rig.fake.heard[-1][1] == first.certificate, "a certificate is alive under it"
+    rig.ca.clock.move(timedelta(hours=2))
+    rig.look(4)
+    active = rig.ca.ring.active(ISSUER)
+    assert active is not None
+    assert rig.fake.heard[-1][1] == active.certificate
+
+
+def test_what_is_no_news_is_told_again_now_and_then(rig: Rig) -> None:
+    rig.look(3)
+    before = len(rig.fake.heard)
+    rig.look(50)
+    assert len(rig.fake.heard) == before
+    rig.look(20)
+    assert len(rig.fake.heard) == before + 1

@@ -9,7 +9,7 @@ from sqlalchemy import Select, create_engine
 from sqlalchemy.dialects import sqlite
 
 from meshca.stores.evidence import FACTS
-from meshca.stores.ledger import LEAVES
+from meshca.stores.ledger import HELD
 from meshca.stores.migrations import Migrations
 from meshca.stores.tails import _select
 
@@ -28,7 +28,7 @@ def plan(query: Select[Any]) -> list[str]:
 @pytest.mark.parametrize(
     ("query", "table", "index"),
     [
-        (_select(LEAVES, 0, 100, 10), "certificates", "INDEX ix_certificates_not_after (not_after>?)"),
+        (_select(HELD, 0, 100, 10), "certificates", "INDEX ix_certificates_not_after (not_after>?)"),
         (_select(FACTS, 0, 100, 10), "evidence", "COVERING INDEX ix_evidence_until (until>?)"),
     ],
 )
@@ -44,7 +44,7 @@ def test_the_first_part_is_looked_up_by_end(query: Select[Any], table: str, inde
 @pytest.mark.parametrize(
     ("query", "table"),
     [
-        (_select(LEAVES, 5, 100, 10), "certificates"),
+        (_select(HELD, 5, 100, 10), "certificates"),
         (_select(FACTS, 5, 100, 10), "evidence"),
     ],
 )
