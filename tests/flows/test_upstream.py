@@ -161,3 +161,21 @@ async def test_a_server_begins_to_serve_when_its_upstream_comes_up(short_tmp: Pa
     finally:
         starting.cancel()
         server.kill()
+
+
+async def test_a_server_whose_upstream_hangs_still_ends_at_once_and_well(short_tmp: Path) -> None:
+    async with PluginProcess(short_tmp / "plugin", "first") as plugin:
+        plugin.order("hangs")
+        config = founded(short_tmp, plugin).replace("500ms", "60s")
+        server = Server(short_tmp, config)
+        starting = asyncio.create_task(server.start())
+        try:
+            while not (server.data_dir / "admin.sock").exists():
+                await asyncio.sleep(0.02)
+            await until(server, lambda reply: bool(reply.journal), "the roots to be heard", 30)
+            began = asyncio.get_running_loop().time()
+            starting.cancel()
+            assert await asyncio.to_thread(server.stop) == 0
+            assert asyncio.get_running_loop().time() - began < 8
+        finally:
+            server.kill()
