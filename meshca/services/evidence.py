@@ -20,8 +20,9 @@ T = TypeVar("T")
 class RelyingParties:
     """Keeps the book of holders up to date from the ledger and the evidence store; both are only ever read on.
 
-    `settling` is the longest life of a leaf; `monotonic` gives seconds that never go back. What the stores know of the
-    time bounds what a clock may claim that is ahead when this begins. May be used on any thread.
+    `settling` is the longest life of a certificate that is relied on; `monotonic` gives seconds that never go back.
+    What the stores know of the time bounds what a clock may claim that is ahead when this begins. May be used on any
+    thread.
     """
 
     def __init__(

@@ -56,6 +56,7 @@ from meshca.spiffe.ids import TrustDomain
 _log = structlog.get_logger("meshca.imports")
 
 OPERATOR, CA_DIR, UPSTREAM = "operator", "ca_dir", "upstream"
+MAX_TRUSTED = 16  # roots in the bundle, past which no announced one joins it
 SKEW = timedelta(minutes=5)  # by which another CA's clock may be ahead
 _ROOT, _ISSUER = AuthorityKind.ROOT, AuthorityKind.ISSUER
 _STANDING = (AuthorityState.PREPARED, AuthorityState.ACTIVE)
@@ -145,8 +146,8 @@ class AuthorityImports:
         """Takes in what an upstream authority says its roots are. New ones join the trust bundle, ahead of use.
 
         One that waits, and is told of no more, leaves it. One that left it while it was told of does not come back,
-        but for a rotation that waits for a root. Raises INVALID for what cannot be a root, and CONFLICT where there is
-        a new one after an operator has aborted a rotation; nothing is changed then.
+        but for a rotation that waits for a root. Raises INVALID for what cannot be a root or is too much, and CONFLICT
+        where there is a new one after an operator has aborted a rotation; nothing is changed then.
         """
         stored, now = self._keeper.refresh(), self._now()
         ring, digests = stored.ring, tuple(root_digest(der_of(root)) for root in roots)
@@ -155,6 +156,10 @@ class AuthorityImports:
             return
         if new and ring.held_since is not None:
             raise conflict("it has a new root, but a rotation was aborted: `meshca rotate root` begins another")
+        if new and len(ring.trusted) - len(gone) + len(new) > MAX_TRUSTED:
+            raise invalid(
+                f"{len(new)} more roots are told of, and {len(ring.trusted)} are trusted: {MAX_TRUSTED} can be"
+            )
         lasting, valid = self._rules(ring.trust_domain, now), ImportRules(ring.trust_domain, now, timedelta(0))
         for root in new:
             check_root(root, lasting if root == roots[0] else valid)

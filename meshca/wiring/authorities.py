@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from meshca.authority.actions import IssuerPolicy, RootPolicy, RotationPolicy
 from meshca.authority.plan import Fleet
@@ -61,9 +62,9 @@ def build_authorities(
     maker = AuthorityMaker(keys, stores.ledger, clock)
     keeper = RingKeeper(stores.authorities, stores.revocations, keys, signing, monotonic)
     lists = RevocationLists(keeper, keys, stores.ledger, clock, crl_validity(settings.leaf.max_ttl))
-    relying = RelyingParties(
-        stores.ledger, stores.evidence, stores.authorities, clock, monotonic, settings.leaf.max_ttl
-    )
+    # whatever was signed here and is relied on may live for so long
+    longest = max(settings.leaf.max_ttl, settings.downstream.max_ttl if settings.downstream.allow else timedelta(0))
+    relying = RelyingParties(stores.ledger, stores.evidence, stores.authorities, clock, monotonic, longest)
     fleet = Fleet(_PER_CORE * min(settings.workers, os.cpu_count() or 1), settings.leaf.default_ttl)
     plan = AuthorityPlan(_policy(settings), settings.root.key_type, settings.issuer.key_type, fleet)
     imports = AuthorityImports(

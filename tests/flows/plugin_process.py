@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,7 @@ from tests.assets.foreign import DAY, ForeignCa, foreign_ca, subject, usage
 from tests.fakes.upstream import FakeUpstream
 from tests.programs import TRUST_DOMAIN
 
-_REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[2]
 _NAP_SECONDS = 0.05
 _URIS = {"uris": (f"spiffe://{TRUST_DOMAIN}",)}
 
@@ -162,6 +162,25 @@ class Plugin(upstream_pb2_grpc.UpstreamAuthorityServicer):
         return pb.AcknowledgeRootsResponse()
 
 
+class InProcess(FakeUpstream):
+    """The same in process: honest, but where the orders say that it raises once an issuing CA was had."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(*Orders.read(directory).authority.authorities, now=now)
+        self._directory = directory
+
+    def mint(self, csr: bytes, ttl: timedelta) -> Sequence[bytes]:
+        self.minted += 1
+        if self.minted > 1 and Orders.read(self._directory).mode == "raises":
+            raise ZeroDivisionError
+        return self.sign(csr, ttl, **_URIS)
+
+
+def in_process(options: Mapping[str, object]) -> InProcess:
+    """What the entry point of a package names."""
+    return InProcess(Path(str(options["files"])))
+
+
 class PluginProcess:
     """The program, run by a test; use it as an async context manager."""
 
@@ -189,7 +208,7 @@ class PluginProcess:
         socket.unlink(missing_ok=True)
         with (self.directory / "plugin.log").open("ab") as log:
             command = [sys.executable, "-m", "tests.flows.plugin_process", str(self.directory)]
-            self.process = subprocess.Popen(command, cwd=_REPOSITORY, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log)
         async with asyncio.timeout(30):
             while not socket.exists():
                 await asyncio.sleep(0.02)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.application import DRIP
 from tests.flows.meshes import mesh
-from tests.flows.plugin_process import MINTS, ROOTS, SILENT, PluginProcess
+from tests.flows.plugin_process import MINTS, REPOSITORY, ROOTS, SILENT, PluginProcess
 from tests.flows.rotations import Reply, roots, serve_under, standing, trust_only, until
 from tests.flows.test_external_ca import readiness
 from tests.load import Load, LongLived
@@ -179,3 +179,26 @@ async def test_a_server_whose_upstream_hangs_still_ends_at_once_and_well(short_t
             assert asyncio.get_running_loop().time() - began < 8
         finally:
             server.kill()
+
+
+async def test_a_plug_in_in_process_signs_and_what_it_raises_is_told(
+    short_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = short_tmp / "packages"
+    (packages / "corp_ca-1.dist-info").mkdir(parents=True)
+    (packages / "corp_ca-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: corp-ca\nVersion: 1\n")
+    (packages / "corp_ca-1.dist-info" / "entry_points.txt").write_text(
+        "[meshca.upstream_authorities]\ncorp = tests.flows.plugin_process:in_process\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}:{packages}")
+    plugin = PluginProcess(short_tmp / "plugin", "first")  # its files; the program does not run
+    config = CONFIG.replace(
+        'address = "{address}"', f'plugin = "corp"\noptions = {{{{ files = "{plugin.directory}" }}}}'
+    )
+    plugin.order("raises")
+    async with Server(short_tmp, founded(short_tmp, plugin, config)) as server:
+        await until_told(server, "plug-in corp: it raised ZeroDivisionError")
+        plugin.order("honest")
+        await until(server, lambda reply: bool(waiting(reply)), "the next issuing CA", 60)
+        conforms = ("plugin", "test", "--config", short_tmp / "founding.toml", "--trust-domain", TRUST_DOMAIN)
+        assert "plug-in corp: every check passed" in await asyncio.to_thread(meshca, *conforms)

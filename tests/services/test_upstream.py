@@ -519,6 +519,16 @@ def test_a_refusal_has_the_kind_of_its_cause(rig: Rig) -> None:
     assert refused.value.kind is ErrorKind.CONFLICT
 
 
+def test_an_upstream_with_ever_new_roots_does_not_make_the_bundle_grow_for_ever(rig: Rig) -> None:
+    rig.look()
+    rig.issue()  # a holder that is not known to trust any of them
+    for number in range(30):
+        rig.fake.authorities = [foreign_ca(subject(f"Root {number}"), until=LONG), FIRST]
+        rig.look(2)
+    assert len(rig.ca.ring.trusted) == 16
+    assert "1 more roots are told of, and 16 are trusted: 16 can be" in rig.problems()[0]
+
+
 # --- what is told ----------------------------------------------------------------------------------------------------
 
 
