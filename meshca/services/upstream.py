@@ -203,7 +203,7 @@ def _answer(call: Callable[[], T], done: Future[T]) -> None:
         told: Exception = detached(error)
         if error.kind is ErrorKind.INTERNAL:  # it is the plug-in's, not ours
             told = unavailable(error.message)
-    except Exception as error:  # noqa: BLE001  # others' code may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # others' code may raise anything
         told = unavailable(f"it raised {type(error).__name__}")
     else:
         with suppress(InvalidStateError):  # nobody waits any more

@@ -186,10 +186,11 @@ async def test_who_is_not_named_has_no_issuing_ca(short_tmp: Path) -> None:
         assert reasons == {f"{WEST} may have no issuing CA here: `downstream.allow` does not name it"}
 
 
-async def test_an_upper_server_passes_the_conformance_run(short_tmp: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_an_upper_server_passes_the_conformance_run(short_tmp: Path, workers: int) -> None:
     (short_tmp / "parent").mkdir()
     async with (
-        Server(short_tmp / "parent", PARENT) as parent,
+        Server(short_tmp / "parent", f"workers = {workers}\n{PARENT}") as parent,
         Agent(parent, short_tmp, EAST, "--output-dir", str(short_tmp / "east")),
     ):
         files = short_tmp / "east"
