@@ -196,11 +196,16 @@ def _tell(text: str, output: OutputFormat) -> None:
 
 def _watch(watch: Watch, data_dir: Path | None, admin: str | None, output: OutputFormat) -> None:
     from meshca.cli.admin_client import fetch_status
+    from meshca.cli.interruption import Interruption
     from meshca.cli.rotation_watch import follow
 
+    def fetch() -> pb.GetStatusResponse:
+        interruption.check()
+        return fetch_status(data_dir, admin)
+
     try:
-        with _view(output) as view:
-            outcome, reply = follow(lambda: fetch_status(data_dir, admin), watch, view)
+        with Interruption() as interruption, _view(output) as view:
+            outcome, reply = follow(fetch, watch, view)
     except KeyboardInterrupt:
         where = same_server(data_dir, admin)
         print(
