@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import grpc.aio
 import structlog
@@ -14,8 +15,8 @@ from meshca.agent.sockets import SocketPlace, private_umask
 from meshca.errors import internal
 from meshca.rpc.calls import BoundedCalls
 from meshca.rpc.discovery import ADS, SDS, discovery_handlers
-from meshca.xds.snapshot import Snapshot
-from meshca.xds.stream import StreamMode
+from meshca.xds.snapshot import SECRET_TYPE
+from meshca.xds.stream import StreamMode, fetch
 
 MAX_RECEIVE_BYTES = 1024 * 1024  # an Envoy's node alone takes 61 KB
 SPARE_CALLS = 100  # beside the streams: Fetch, health, reflection
@@ -108,5 +109,5 @@ class _Proxies:
     async def open(self, _: object, mode: StreamMode, *, aggregated: bool) -> SecretStream:
         return self._hub.open(mode, aggregated=aggregated)
 
-    async def fetchable(self, _: object) -> Snapshot:
-        return self._hub.fetchable()
+    async def fetch(self, _: object, request: Any) -> Any:
+        return fetch(request, SECRET_TYPE, self._hub.fetchable())

@@ -158,6 +158,9 @@ class _Holder:
     channel: Channel = Channel.NONE
     refusal: str = ""
     refused: int = 0  # the highest sequence that it refused, and has accepted nothing from since
+    streams_until: datetime | None = (
+        None  # when the last of the certificates ends by which it said something on a stream
+    )
     # issuers by serial, in the order of recording: the certificate that it last proved to use, and all later ones
     using: dict[str, str] = field(default_factory=dict)
     by_issuer: dict[str, int] = field(default_factory=dict)  # how many of those each issuer signed
@@ -284,10 +287,15 @@ class EvidenceBook:
             self._sign(UNKNOWN, fact.until)
             heapq.heappush(self._ends, (fact.until, fact.serial, UNKNOWN, holder.serial))
             self._may_use(holder, fact.serial, UNKNOWN)
+        if fact.channel is Channel.STREAM:
+            holder.streams_until = max(holder.streams_until or fact.until, fact.until)
+        elif holder.streams_until is not None and holder.streams_until > now:
+            return  # streams may be open, and speak for everybody behind it; a fetch speaks for nobody else
         if fact.refusal:
             self._refuses(holder, fact)
             return
-        self._uses(holder, fact.serial)
+        if fact.channel is Channel.STREAM:
+            self._uses(holder, fact.serial)
         self._has(holder, fact.bundle_sequence, fact.channel, fact.at)
 
     def _find(self, serial: str) -> _Holder | None:
@@ -308,11 +316,12 @@ class EvidenceBook:
         self._depending[holder.issuers] -= 1
 
     def _has(self, holder: _Holder, sequence: int, channel: Channel, at: datetime) -> None:
-        """What is known already is not known anew, but for the channel: whoever has a stream is reached by that. What
-        it refused itself, it does not have because it came with a certificate."""
-        if sequence < holder.sequence or (sequence == holder.sequence and channel is not Channel.STREAM):
+        """What is known already is not known anew, but for the channel: whoever has a stream is reached by that, and
+        whoever fetches gets revocation lists. What it refused itself, it does not have because it came with a
+        certificate, or was fetched by somebody who has that."""
+        if sequence < holder.sequence or (sequence == holder.sequence and not _outranks(channel, holder.channel)):
             return
-        if channel is Channel.CERTIFICATE and sequence <= holder.refused:
+        if channel is not Channel.STREAM and sequence <= holder.refused:
             return
         self._count(holder, -1)
         holder.channel = channel
@@ -386,6 +395,11 @@ class EvidenceBook:
             del ends[end]
         if not ends:
             del self._signed[issuer_id]
+
+
+def _outranks(channel: Channel, known: Channel) -> bool:
+    """Whether the same bundle by `channel` tells more than by `known`."""
+    return channel is Channel.STREAM or (channel is Channel.FETCH and known is Channel.CERTIFICATE)
 
 
 def _add_up(counter: Counter[C], key: C, by: int) -> None:

@@ -20,8 +20,7 @@ from meshca.errors import MeshcaError, detached, invalid
 from meshca.rpc.calls import Refusal
 from meshca.rpc.status import CODES, retry_metadata
 from meshca.services.streams import Write
-from meshca.xds.snapshot import SECRET_TYPE, Snapshot
-from meshca.xds.stream import StreamMode, fetch
+from meshca.xds.stream import StreamMode
 
 SDS = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"].full_name
 ADS = ads_pb2.DESCRIPTOR.services_by_name["AggregatedDiscoveryService"].full_name
@@ -47,7 +46,7 @@ class StreamSource(Protocol):
     """Whoever has streams to give. Both raise MeshcaError, whose message the peer is told, where they refuse."""
 
     async def open(self, context: Context, mode: StreamMode, *, aggregated: bool) -> ServedStream: ...
-    async def fetchable(self, context: Context) -> Snapshot: ...
+    async def fetch(self, context: Context, request: Any) -> Any: ...
 
 
 def discovery_handlers(source: StreamSource) -> tuple[grpc.GenericRpcHandler, ...]:
@@ -87,7 +86,7 @@ def _stream(source: StreamSource, mode: StreamMode, *, aggregated: bool) -> Hand
 def _fetch(source: StreamSource) -> Handler:
     async def answer(request: bytes, context: Context) -> Any:
         try:
-            return fetch(_parse(DiscoveryRequest, request), SECRET_TYPE, await source.fetchable(context))
+            return await source.fetch(context, _parse(DiscoveryRequest, request))
         except MeshcaError as error:
             raise Refusal(CODES[error.kind], error.message, _hint(error)) from error
 

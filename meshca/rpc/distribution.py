@@ -16,7 +16,6 @@ from meshca.rpc.limits import PeerLimiter
 from meshca.services.authentication import Authentication
 from meshca.services.distribution import Distribution
 from meshca.spiffe.peers import Caller, Peer
-from meshca.xds.snapshot import Snapshot
 from meshca.xds.stream import StreamMode
 
 if TYPE_CHECKING:
@@ -49,10 +48,9 @@ class DiscoveryDoor:
         caller = await self._admit(context)
         return self._distribution.open(mode, caller, aggregated=aggregated)
 
-    async def fetchable(self, context: Context) -> Snapshot:
-        """See `StreamSource`. Raises as `open` does."""
-        self._distribution.check(await self._admit(context))
-        return self._distribution.fetchable()
+    async def fetch(self, context: Context, request: Any) -> Any:
+        """See `StreamSource`. Raises as `open` does, and what `xds.stream.fetch` raises."""
+        return self._distribution.fetch(await self._admit(context), request)
 
     async def _admit(self, context: Context) -> Caller:
         peer, name = self._read_peer(context)

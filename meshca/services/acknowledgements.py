@@ -8,7 +8,7 @@ from itertools import islice
 
 import structlog
 
-from meshca.authority.evidence import BundleFact
+from meshca.authority.evidence import BundleFact, Channel
 from meshca.errors import ErrorKind, MeshcaError, unavailable
 
 MAX_WAITING = 100_000
@@ -17,11 +17,12 @@ GATHER_SECONDS = 0.025
 RETRY_SECONDS = 1.0
 
 _log = structlog.get_logger("meshca.evidence")
-_Key = tuple[str, bool]
+_Key = tuple[str, bool, Channel]
 
 
 class AcknowledgementQueue:
-    """Facts that are still to be made durable; of one certificate at the most two, the newest of each kind.
+    """Facts that are still to be made durable; of one certificate at the most three, the newest of each kind: what its
+    streams accepted, what they refused, and what it fetched.
 
     `record` writes facts and returns when they are durable (it runs in a thread); where it cannot for now, they wait
     here, so that a fact is late but neither lost nor counted too soon. All else happens on one loop.
@@ -101,7 +102,8 @@ class AcknowledgementQueue:
 
     def _put(self, fact: BundleFact) -> None:
         refused = self._waiting.get(_refusal_key(fact))
-        if refused is not None and not fact.refusal and fact.bundle_sequence >= refused.bundle_sequence:
+        accepted = fact.channel is Channel.STREAM and not fact.refusal
+        if refused is not None and accepted and fact.bundle_sequence >= refused.bundle_sequence:
             # whoever accepted a bundle after it refused it, or one from before, holds what it accepted
             del self._waiting[_refusal_key(fact)]
         self._waiting.pop(_key(fact), None)  # what is said last is written last
@@ -109,8 +111,8 @@ class AcknowledgementQueue:
 
 
 def _key(fact: BundleFact) -> _Key:
-    return fact.serial, bool(fact.refusal)
+    return fact.serial, bool(fact.refusal), fact.channel
 
 
 def _refusal_key(fact: BundleFact) -> _Key:
-    return fact.serial, True
+    return fact.serial, True, Channel.STREAM

@@ -8,6 +8,9 @@ the latest publications proves nothing; neither does a peer without a certificat
 it gets one, and then has its bundle along with that. What a stream that is not open would say, nobody knows: where one
 of several ends, its peer counts by the others after a while, long enough for a lost connection to take them all.
 
+Who fetches our bundle in a single call, and has no stream open here, is taken to have what it was answered: it asks
+again where the answer is lost.
+
 An agent speaks for its proxies: it acknowledges when all of them have, and passes on a refusal as its own.
 """
 
@@ -18,7 +21,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -34,13 +37,14 @@ from meshca.spiffe.ids import SpiffeId, TrustDomain
 from meshca.spiffe.peers import Caller
 from meshca.xds.effects import Acked, Effect, Nacked, Send
 from meshca.xds.snapshot import SECRET_TYPE, Snapshot
-from meshca.xds.stream import StreamMode, XdsStream
+from meshca.xds.stream import StreamMode, XdsStream, fetch
 
 SECRETS_ONLY = frozenset((SECRET_TYPE,))
 ALL_TYPES = frozenset((SECRET_TYPE, BUNDLE_TYPE, RENEWAL_TYPE))
 
 REMEMBERED = 64  # publications whose contents can still be told from others
 AFTERTHOUGHT = 5.0  # seconds from the end of a stream until its peer counts by its other streams alone
+FETCH_REPEAT = 60.0  # seconds until it is told again that a certificate's holder has fetched the same
 _AT_ONCE = 50  # streams that are pushed to between two turns of the loop: a few milliseconds of work
 
 _log = structlog.get_logger("meshca.hub")
@@ -99,6 +103,7 @@ class Distribution:
         self._holders: dict[str, _Holder] = {}
         self._proven: dict[str, int] = {}  # by serial; outlives the streams, so that nothing is told twice
         self._revisit: dict[_Holder, float] = {}
+        self._fetched: dict[str, tuple[int, float]] = {}  # by serial, the oldest first: which sequence, and when told
         self._nonces = new_nonces()
         self._closing = False
 
@@ -152,6 +157,19 @@ class Distribution:
         if self._current is None:
             raise unavailable("there is no trust bundle to serve yet: try again", retry_after=1.0)
         return self._current.snapshot
+
+    def fetch(self, caller: Caller, request: Any) -> Any:
+        """The answer to a single DiscoveryRequest for Secrets; where it brings our bundle, that is evidence.
+
+        Raises DENIED as `check`, UNAVAILABLE as `fetchable`, and what `xds.stream.fetch` raises.
+        """
+        self.check(caller)
+        answer = fetch(request, SECRET_TYPE, self.fetchable())
+        assert self._current is not None
+        has_bundle = any((SECRET_TYPE, name) in self._current.trust_names for name in request.resource_names)
+        if has_bundle and not request.HasField("error_detail") and caller.serial not in self._holders:
+            self._note_fetch(caller, self._current.sequence)
+        return answer
 
     def check(self, caller: Caller) -> None:
         """Raises DENIED, in words that tell nothing, where the caller is to be served nothing."""
@@ -278,6 +296,24 @@ class Distribution:
         if len(self._proven) > 2 * self._limits.total:
             del self._proven[next(iter(self._proven))]
 
+    def _note_fetch(self, caller: Caller, sequence: int) -> None:
+        """Takes it down, but not each time. Where that cannot be done now, the caller is served all the same: it holds
+        a rotation up until it fetches again."""
+        if not caller.serial or caller.valid_until is None:
+            return
+        told, age = self._fetched.pop(caller.serial, None), self._age()
+        if told is not None and told[0] == sequence and age - told[1] < FETCH_REPEAT:
+            self._fetched[caller.serial] = told
+            return
+        try:
+            self._acknowledgements.offer(self._fact(_Holder(caller, caller.valid_until), sequence, Channel.FETCH))
+        except MeshcaError as error:
+            _log.warning("fetch_not_recorded", caller=str(caller.id), serial=caller.serial, reason=error.message)
+            return
+        self._fetched[caller.serial] = sequence, age
+        if len(self._fetched) > 2 * self._limits.total:
+            del self._fetched[next(iter(self._fetched))]
+
     def _claim(self, xds: XdsStream) -> int | None:
         """The lowest sequence among all that the peer may hold of our bundle; 0: not known; None: it wants none."""
         assert self._current is not None
@@ -305,12 +341,14 @@ class Distribution:
             sequence = self._sequences.of(refusal.type_url, name, refusal.versions[name])
             if sequence and stream.holder is not None:
                 self._proven.pop(caller.serial, None)  # what it still has is told anew
-                self._acknowledgements.offer(self._fact(stream.holder, sequence, refusal.reason))
+                self._acknowledgements.offer(self._fact(stream.holder, sequence, refusal=refusal.reason))
 
-    def _fact(self, holder: _Holder, sequence: int, refusal: str = "") -> BundleFact:
+    def _fact(
+        self, holder: _Holder, sequence: int, channel: Channel = Channel.STREAM, *, refusal: str = ""
+    ) -> BundleFact:
         caller = holder.caller
         now = self._clock.now().replace(microsecond=0)  # as stores keep times
-        return BundleFact(caller.serial, str(caller.id), sequence, Channel.STREAM, holder.until, now, refusal)
+        return BundleFact(caller.serial, str(caller.id), sequence, channel, holder.until, now, refusal)
 
     def _age(self) -> float:
         return asyncio.get_running_loop().time()

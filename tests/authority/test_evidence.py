@@ -119,6 +119,44 @@ HELD: dict[str, tuple[tuple[Fact, ...], list[tuple[str, int, Channel]]]] = {
         (certificate("a"), accepted("a", 4), accepted("a", 4, channel=FETCH)),
         [("a", 4, STREAM)],
     ),
+    "whoever fetches what came with its certificate is known by that: it gets revocation lists": (
+        (certificate("a", sequence=4, proves=True), accepted("a", 4, channel=FETCH)),
+        [("a", 4, FETCH)],
+    ),
+    "a fetch does not outweigh what a stream says of the same holder": (
+        (certificate("a"), accepted("a", 4), accepted("a", 5, channel=FETCH)),
+        [("a", 4, STREAM)],
+    ),
+    "nor where it was made with the next certificate": (
+        (certificate("a"), accepted("a", 4), certificate("b", "a"), accepted("b", 5, channel=FETCH)),
+        [("a", 4, STREAM)],
+    ),
+    "it counts once no stream can be open any more": (
+        (certificate("a", ends=90), accepted("a", 4, until=1), accepted("a", 5, channel=FETCH)),
+        [("a", 5, FETCH)],
+    ),
+    "a stream outweighs what was fetched": (
+        (certificate("a"), accepted("a", 5, channel=FETCH), refused("a", 5)),
+        [("a", 0, NONE)],
+    ),
+    "what was refused it does not have because it was fetched with the next certificate": (
+        (
+            certificate("a"),
+            refused("a", 4),
+            certificate("b", "a", sequence=3, proves=True),
+            accepted("b", 4, channel=FETCH),
+        ),
+        [("a", 0, NONE), ("b", 0, NONE)],
+    ),
+    "but has the one after that, if it was fetched": (
+        (
+            certificate("a"),
+            refused("a", 4),
+            certificate("b", "a", sequence=3, proves=True),
+            accepted("b", 5, channel=FETCH),
+        ),
+        [("a", 0, NONE), ("b", 5, FETCH)],
+    ),
     "the channel is that of the newest": (
         (certificate("a", sequence=4, proves=True), accepted("a", 5)),
         [("a", 5, STREAM)],
@@ -312,6 +350,10 @@ USES: dict[str, tuple[tuple[Fact, ...], dict[str, int]]] = {
     "the newest alone, though it said something by the other one before": (
         (*RENEWED, accepted("b", 4, until=90), accepted("a", 5)),
         {"issuer2": 1},
+    ),
+    "both where it fetches by the newest: that shows what its caller has, and nobody behind it": (
+        (*RENEWED, accepted("b", 4, until=90, channel=FETCH)),
+        {"issuer1 issuer2": 1},
     ),
     "both where it refuses by the newest: not everybody behind it may have that": (
         (*RENEWED, refused("b", 4)),
@@ -554,11 +596,12 @@ class Line:
                 if sequence >= fact.bundle_sequence:
                     sequence, channel, since = 0, NONE, fact.at
                 continue
-            if isinstance(fact, CertificateFact) and fact.bundle_sequence <= refusal[0]:
-                continue
             shown = CERTIFICATE if isinstance(fact, CertificateFact) else fact.channel
+            if shown is not STREAM and fact.bundle_sequence <= refusal[0]:
+                continue
             proves = fact.proves if isinstance(fact, CertificateFact) else True
-            is_news = fact.bundle_sequence > sequence or (fact.bundle_sequence == sequence and shown is STREAM)
+            better = shown is STREAM or (shown, channel) == (FETCH, CERTIFICATE)
+            is_news = fact.bundle_sequence > sequence or (fact.bundle_sequence == sequence and better)
             if not (proves and is_news):
                 continue
             since = fact.at if fact.bundle_sequence > sequence else since
@@ -577,7 +620,7 @@ class Line:
                 issuers[fact.serial] = fact.issuer_id
             elif fact is self.facts[0]:
                 listed, issuers = [fact.serial], {fact.serial: UNKNOWN}
-            elif not fact.refusal and fact.serial in listed:
+            elif fact.channel is STREAM and not fact.refusal and fact.serial in listed:
                 listed = listed[listed.index(fact.serial) :]
         ends = {fact.serial: ends_of(fact) for fact in self.facts}
         return frozenset(issuers[serial] for serial in listed if ends[serial] > swept)
@@ -598,12 +641,20 @@ def lines_of(story: list[Told]) -> list[Line]:
             continue
         found = [line for serial in named if serial for line in lines if knows(line, serial, swept)]
         if found:
-            found[0].facts.append(fact)
+            if not is_outvoted(fact, found[0], told.now):
+                found[0].facts.append(fact)
             continue
         renews = fact.renews if isinstance(fact, CertificateFact) else ""
         before = [line for line in lines if renews and knows(line, renews, swept)]
         lines.append(Line(fact.serial, [fact], before[0].refused() if before else (0, "")))
     return lines
+
+
+def is_outvoted(fact: Fact, line: Line, now: datetime) -> bool:
+    """Whether it is a fetch by somebody who may have a stream open."""
+    if not isinstance(fact, BundleFact) or fact.channel is STREAM:
+        return False
+    return any(isinstance(each, BundleFact) and each.channel is STREAM and each.until > now for each in line.facts)
 
 
 def ends_of(fact: Fact) -> datetime:

@@ -15,6 +15,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Disc
 from envoy.service.secret.v3.sds_pb2_grpc import SecretDiscoveryServiceStub
 from structlog.testing import capture_logs
 
+from meshca.authority.evidence import Channel
 from meshca.compile.bundles import BUNDLE_TYPE, RENEWAL_TYPE
 from meshca.errors import unavailable
 from meshca.proto.meshca.v1 import certificates_pb2
@@ -93,10 +94,19 @@ async def test_fetch_answers_at_once(rig: Rig) -> None:
     stub = SecretDiscoveryServiceStub(rig.channel(WEB))
     answer = await stub.FetchSecrets(DiscoveryRequest(resource_names=["ROOTCA", "ALL"], type_url=SECRET_TYPE))
     assert set(unpacked(answer.resources)) == {"ROOTCA", "ALL"}
+    assert await rig.recorded() == [(WEB.serial, 1, "")]
+    assert rig.record.facts[0].channel is Channel.FETCH
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await stub.FetchSecrets(DiscoveryRequest(resource_names=["nothing"]))
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
-    assert await rig.recorded() == [], "an answer that left is no evidence that it came"
+    assert len(await rig.recorded()) == 1
+
+
+async def test_what_is_fetched_with_a_token_is_nobodys_evidence(rig: Rig) -> None:
+    stub = SecretDiscoveryServiceStub(rig.channel(None))
+    answer = await stub.FetchSecrets(DiscoveryRequest(resource_names=["ROOTCA"]), metadata=bearer(TOKEN))
+    assert set(unpacked(answer.resources)) == {"ROOTCA"}
+    assert await rig.recorded() == []
 
 
 async def test_what_is_no_request_is_invalid(rig: Rig) -> None:

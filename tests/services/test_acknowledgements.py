@@ -16,8 +16,8 @@ from tests.agent.discovery import until
 from tests.services.hubs import NOW, SECONDS, Record
 
 
-def fact(serial: str, sequence: int = 1, refusal: str = "") -> BundleFact:
-    return BundleFact(serial, f"spiffe://example.org/{serial}", sequence, Channel.STREAM, NOW, NOW, refusal)
+def fact(serial: str, sequence: int = 1, refusal: str = "", channel: Channel = Channel.STREAM) -> BundleFact:
+    return BundleFact(serial, f"spiffe://example.org/{serial}", sequence, channel, NOW, NOW, refusal)
 
 
 @pytest.fixture
@@ -108,6 +108,20 @@ async def test_a_refusal_is_not_lost_where_the_older_bundle_is_accepted_once_mor
     record.gate.set()
     await settled(queue)
     assert record.known == [("other", 1, ""), ("a", 2, "no"), ("a", 1, "")]
+
+
+async def test_what_is_fetched_takes_the_place_of_nothing_that_was_said_on_a_stream(
+    queue: AcknowledgementQueue, record: Record
+) -> None:
+    record.failure = unavailable("out")
+    queue.offer(fact("a", 1))
+    queue.offer(fact("a", 2, "no"))
+    for sequence in (2, 3):
+        queue.offer(fact("a", sequence, channel=Channel.FETCH))
+    await until(lambda: record.failed >= 1)
+    record.failure = None
+    await settled(queue)
+    assert record.known == [("a", 1, ""), ("a", 2, "no"), ("a", 3, "")]
 
 
 async def test_it_is_bounded_and_says_so_but_news_of_one_that_waits_is_always_taken(

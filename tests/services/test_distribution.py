@@ -7,6 +7,7 @@ import threading
 from datetime import timedelta
 
 import pytest
+from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
 
 from meshca.authority.evidence import BundleFact, Channel
 from meshca.compile.bundles import BUNDLE_TYPE, RENEWAL_TYPE, RenewalWindow
@@ -36,6 +37,10 @@ in_both = pytest.mark.parametrize("new_wire", [SotwWire, DeltaWire])
 
 def names(response: object) -> set[str]:
     return set(unpacked(getattr(item, "resource", item) for item in response.resources))  # type: ignore[attr-defined]
+
+
+def asking(*names: str) -> DiscoveryRequest:
+    return DiscoveryRequest(resource_names=names)
 
 
 # --- serving
@@ -194,6 +199,61 @@ async def test_what_was_acknowledged_is_evidence_of_the_certificate(new_wire: ty
         await hub.recorded()
         end = NOW + timedelta(hours=2)
         assert hub.record.facts == [BundleFact("0a", f"{DOMAIN_ID}/web", 1, Channel.STREAM, end, NOW)]
+
+
+async def test_a_bundle_that_is_fetched_is_evidence_of_the_certificate() -> None:
+    async with running() as hub:
+        end = NOW + timedelta(hours=2)
+        answer = hub.distribution.fetch(holder("web", "0a", end), asking("ROOTCA"))
+        assert names(answer) == {"ROOTCA"}
+        await hub.recorded()
+        assert hub.record.facts == [BundleFact("0a", f"{DOMAIN_ID}/web", 1, Channel.FETCH, end, NOW)]
+        for serial, name in (("1", "ROOTCA"), ("2", DOMAIN_ID), ("3", "ALL")):
+            hub.distribution.fetch(holder("web", "0a", end), asking(name))
+            hub.distribution.fetch(holder("web", serial), asking(name))
+        assert await hub.recorded() == [("0a", 1, ""), ("1", 1, ""), ("2", 1, ""), ("3", 1, "")]
+        hub.distribution.publish(bundle(2))
+        await until(lambda: hub.distribution.fetchable().named(SECRET_TYPE)["ROOTCA"].version != answer.version_info)
+        hub.distribution.fetch(holder("web", "0a", end), asking("ROOTCA"))
+        assert (await hub.recorded())[4:] == [("0a", 2, "")]
+
+
+async def test_who_has_a_stream_open_speaks_there_and_not_by_what_it_fetches() -> None:
+    async with running() as hub:
+        client = hub.connect()
+        client.subscribe("ROOTCA")
+        hub.distribution.fetch(holder(), asking("ROOTCA"))
+        assert await hub.recorded() == []
+        client.leave()
+        await client.task
+        hub.distribution.fetch(holder(), asking("ROOTCA"))
+        assert await hub.recorded() == [("web", 1, "")]
+
+
+async def test_a_fetch_by_nobodys_certificate_or_of_something_else_or_that_refuses_is_no_evidence() -> None:
+    async with running(first=False) as hub:
+        other = bundle_of("elsewhere.test", ROOTS[2])
+        hub.distribution.publish(bundle(1), federated={other.trust_domain: other})
+        await until(lambda: hub.distribution._current is not None)
+        hub.distribution.fetch(token_bearer(), asking("ROOTCA"))
+        hub.distribution.fetch(holder(), asking("spiffe://elsewhere.test"))
+        refusing = asking("ROOTCA")
+        refusing.error_detail.message = "no"
+        hub.distribution.fetch(holder(), refusing)
+        with pytest.raises(MeshcaError, match="none of the named"):
+            hub.distribution.fetch(holder(), asking("nothing"))
+        assert await hub.recorded() == []
+
+
+async def test_a_fetch_is_answered_though_it_cannot_be_taken_down() -> None:
+    async with running(waiting=1) as hub:
+        hub.record.failure = unavailable("out")
+        for name in "abc":
+            assert names(hub.distribution.fetch(holder(name), asking("ROOTCA"))) == {"ROOTCA"}
+        hub.record.failure = None
+        await hub.recorded()
+        hub.distribution.fetch(holder("c"), asking("ROOTCA"))
+        assert ("c", 1, "") in await hub.recorded()
 
 
 async def test_an_acknowledgement_counts_for_no_more_than_what_the_peer_may_hold() -> None:
