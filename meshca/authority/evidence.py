@@ -3,6 +3,9 @@
 A relying party (holder) is whoever holds the key of an unexpired certificate of ours; a certificate that renews another
 belongs to the same holder. Nothing is assumed: a holder has a bundle only where something shows that it has, and it
 uses its older certificates until it shows that it uses a newer one.
+
+A holder that is banned, by its identity or by all of its certificates, is nobody whose trust matters while it is: it is
+left out of every count but those of certificates, which others accept where no revocation list reaches them.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from itertools import takewhile
 from typing import TypeVar
 
 from meshca.pki.records import ISTIO, UPSTREAM
+from meshca.spiffe.bans import NO_BANS, BanKind, BanList
 
 MAX_LAGGARDS = 100
 
@@ -99,6 +103,7 @@ class Laggard:
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """Who is known to have the bundle of `sequence`, or a later one; of the laggards 100 at the most are listed.
+    `left_out` are banned, and not among the holders.
 
     `complete_since` is when the last one was seen to be covered, or None while somebody is not. It is as long ago as
     has really passed, whatever the clock did meanwhile.
@@ -109,6 +114,7 @@ class Coverage:
     covered: int
     laggards: tuple[Laggard, ...] = ()
     complete_since: datetime | None = None
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +127,8 @@ class Evidence:
     are known by each channel, and `until` when the last of their certificates ends. Where a certificate is not in the
     ledger, `UNKNOWN` stands for its issuer. `seen` tells for how long this process has seen each authority in the state
     that it is in. `least_checking` is the lowest sequence that is known of a holder who may check revocation lists,
-    None where there is none: those that have the bundle by `CERTIFICATE` get no lists.
+    None where there is none: those that have the bundle by `CERTIFICATE` get no lists. `banned` is as `depending`, of
+    those alone who are left out of the other counts of holders.
     """
 
     coverage: Mapping[int, Coverage] = field(default_factory=dict)
@@ -132,11 +139,16 @@ class Evidence:
     at: datetime | None = None
     until: Mapping[Channel, datetime] = field(default_factory=dict)
     least_checking: int | None = None
+    banned: Mapping[frozenset[str], int] = field(default_factory=dict)
 
     def depend_on(self, authority_ids: Iterable[str]) -> int:
-        """How many holders may use a certificate of any of these authorities."""
+        """How many holders may use a certificate of any of these authorities, banned ones too."""
+        return _any_of(self.depending, frozenset(authority_ids))
+
+    def are_to_renew(self, authority_ids: Iterable[str]) -> int:
+        """As `depend_on`, without the banned, who get no other certificate."""
         ids = frozenset(authority_ids)
-        return sum(count for issuers, count in self.depending.items() if issuers & ids)
+        return _any_of(self.depending, ids) - _any_of(self.banned, ids)
 
     def last_signed(self, authority_ids: Iterable[str]) -> datetime | None:
         """When the last unexpired certificate ends that any of these may have signed; None where there is none."""
@@ -158,9 +170,11 @@ class _Holder:
     channel: Channel = Channel.NONE
     refusal: str = ""
     refused: int = 0  # the highest sequence that it refused, and has accepted nothing from since
-    streams_until: datetime | None = (
-        None  # when the last of the certificates ends by which it said something on a stream
-    )
+    live: int = 0  # unexpired certificates, and those of them that are banned
+    banned: int = 0
+    is_left_out: bool = False
+    # when the last of those certificates ends by which it said something on a stream
+    streams_until: datetime | None = None
     # issuers by serial, in the order of recording: the certificate that it last proved to use, and all later ones
     using: dict[str, str] = field(default_factory=dict)
     by_issuer: dict[str, int] = field(default_factory=dict)  # how many of those each issuer signed
@@ -201,6 +215,11 @@ class EvidenceBook:
         self._untils: dict[Channel, Counter[datetime]] = {channel: Counter() for channel in Channel}  # of holders
         self._checking: Counter[int] = Counter()  # as `_sequences`, without those who get no revocation lists
         self._complete: dict[int, float] = {}  # since when, in monotonic seconds
+        self._by_id: dict[str, dict[str, _Holder]] = {}  # by SPIFFE id and first serial
+        self._bans = NO_BANS
+        self._banned_ids: frozenset[str] = frozenset()
+        self._banned_serials: frozenset[str] = frozenset()
+        self._banned: Counter[frozenset[str]] = Counter()  # as `_depending`, of those who are left out
 
     def __len__(self) -> int:
         return len(self._holders)
@@ -213,12 +232,29 @@ class EvidenceBook:
             else:
                 self._heard(fact, now)
 
+    def heed(self, bans: BanList) -> None:
+        """Leaves out who is banned from now on, and counts who no longer is. Costs nothing where `bans` is what it was
+        before."""
+        if bans is self._bans:
+            return
+        self._bans = bans
+        ids, serials = self._banned_ids, self._banned_serials
+        self._banned_ids = frozenset(ban.subject for ban in bans.bans if ban.kind is BanKind.IDENTITY)
+        self._banned_serials = frozenset(ban.subject for ban in bans.bans if ban.kind is BanKind.SERIAL)
+        for serial in serials ^ self._banned_serials:
+            if (holder := self._by_serial.get(serial)) is not None:
+                holder.banned += 1 if serial in self._banned_serials else -1
+                self._weigh(holder)
+        for spiffe_id in ids ^ self._banned_ids:
+            for holder in self._by_id.get(spiffe_id, {}).values():
+                self._weigh(holder)
+
     def expire(self, now: datetime) -> None:
         """Forgets what ended by `now`."""
         while self._ends and self._ends[0][0] <= now:
             end, serial, issuer_id, first = heapq.heappop(self._ends)
             self._unsign(issuer_id, end)
-            self._by_serial.pop(serial, None)
+            self._lives_no_more(serial)
             holder = self._holders.get(first)
             if holder is None:
                 continue
@@ -235,27 +271,29 @@ class EvidenceBook:
         return Evidence(
             coverage={sequence: self.coverage(sequence, now, monotonic) for sequence in wanted},
             signed_until={issuer_id: max(ends) for issuer_id, ends in self._signed.items() if ends},
-            depending={issuers: count for issuers, count in self._depending.items() if count and issuers},
+            depending={issuers: count for issuers, count in self._depending.items() if issuers},
             channels={channel: ends.total() for channel, ends in self._untils.items() if ends},
             at=now,
             until={channel: max(ends) for channel, ends in self._untils.items() if ends},
-            least_checking=min((sequence for sequence, count in self._checking.items() if count), default=None),
+            least_checking=min(self._checking, default=None),
+            banned=dict(self._banned),
         )
 
     def coverage(self, sequence: int, now: datetime, monotonic: float) -> Coverage:
         """Who has the bundle of that sequence, as of now; laggards by id, those that refused first."""
         covered = sum(count for has, count in self._sequences.items() if has >= sequence)
-        holders = len(self._holders)
+        left_out = self._banned.total()
+        holders = len(self._holders) - left_out
         if covered == holders:
             lasted = monotonic - self._complete.setdefault(sequence, monotonic)
-            return Coverage(sequence, holders, covered, (), now - timedelta(seconds=lasted))
+            return Coverage(sequence, holders, covered, (), now - timedelta(seconds=lasted), left_out)
         self._complete.pop(sequence, None)
         behind = heapq.nsmallest(
             MAX_LAGGARDS,
-            (holder for holder in self._holders.values() if holder.sequence < sequence),
+            (each for each in self._holders.values() if each.sequence < sequence and not each.is_left_out),
             key=lambda holder: (not holder.refusal, holder.spiffe_id, holder.serial),
         )
-        return Coverage(sequence, holders, covered, tuple(holder.laggard() for holder in behind))
+        return Coverage(sequence, holders, covered, tuple(holder.laggard() for holder in behind), left_out=left_out)
 
     def _issued(self, fact: CertificateFact, now: datetime) -> None:
         if fact.not_after <= now:
@@ -265,7 +303,7 @@ class EvidenceBook:
         if holder is None:
             holder = self._add(fact.serial, fact.spiffe_id, fact.not_after, fact.at)
             self._inherit(holder, self._find(fact.renews))
-        self._by_serial[fact.serial] = holder
+        self._lives(holder, fact.serial)
         self._sign(fact.issuer_id, fact.not_after)
         heapq.heappush(self._ends, (fact.not_after, fact.serial, fact.issuer_id, holder.serial))
         if holder.until < fact.not_after:
@@ -283,7 +321,7 @@ class EvidenceBook:
         if holder is None:
             # a certificate that this ledger does not hold, as after the loss of its last lines
             holder = self._add(fact.serial, fact.spiffe_id, fact.until, fact.at)
-            self._by_serial[fact.serial] = holder
+            self._lives(holder, fact.serial)
             self._sign(UNKNOWN, fact.until)
             heapq.heappush(self._ends, (fact.until, fact.serial, UNKNOWN, holder.serial))
             self._may_use(holder, fact.serial, UNKNOWN)
@@ -304,16 +342,43 @@ class EvidenceBook:
 
     def _add(self, serial: str, spiffe_id: str, until: datetime, at: datetime) -> _Holder:
         holder = self._holders[serial] = _Holder(serial, spiffe_id, at, until)
-        self._sequences[holder.sequence] += 1
+        self._by_id.setdefault(spiffe_id, {})[serial] = holder
         self._count(holder, 1)
-        self._depending[holder.issuers] += 1
+        _add_up(self._depending, holder.issuers, 1)
         return holder
 
     def _drop(self, holder: _Holder) -> None:
         del self._holders[holder.serial]
-        self._sequences[holder.sequence] -= 1
+        others = self._by_id[holder.spiffe_id]
+        del others[holder.serial]
+        if not others:
+            del self._by_id[holder.spiffe_id]
         self._count(holder, -1)
-        self._depending[holder.issuers] -= 1
+        _add_up(self._depending, holder.issuers, -1)
+
+    def _lives(self, holder: _Holder, serial: str) -> None:
+        """A certificate of it has not ended."""
+        if serial in self._by_serial:
+            return
+        self._by_serial[serial] = holder
+        holder.live += 1
+        holder.banned += serial in self._banned_serials
+        self._weigh(holder)
+
+    def _lives_no_more(self, serial: str) -> None:
+        holder = self._by_serial.pop(serial, None)
+        if holder is not None:
+            holder.live -= 1
+            holder.banned -= serial in self._banned_serials
+            self._weigh(holder)
+
+    def _weigh(self, holder: _Holder) -> None:
+        """Whether it is left out, now that something changed."""
+        is_left_out = holder.spiffe_id in self._banned_ids or 0 < holder.live == holder.banned
+        if is_left_out != holder.is_left_out and holder.serial in self._holders:
+            self._count(holder, -1)
+            holder.is_left_out = is_left_out
+            self._count(holder, 1)
 
     def _has(self, holder: _Holder, sequence: int, channel: Channel, at: datetime) -> None:
         """What is known already is not known anew, but for the channel: whoever has a stream is reached by that, and
@@ -328,8 +393,6 @@ class EvidenceBook:
         if sequence >= holder.refused:
             holder.refusal, holder.refused = "", 0
         if sequence > holder.sequence:
-            self._sequences[holder.sequence] -= 1
-            self._sequences[sequence] += 1
             holder.sequence, holder.since = sequence, at
         self._count(holder, 1)
 
@@ -340,8 +403,6 @@ class EvidenceBook:
         if holder.sequence < fact.bundle_sequence:
             return
         self._count(holder, -1)
-        self._sequences[holder.sequence] -= 1
-        self._sequences[0] += 1
         holder.sequence, holder.channel, holder.since = 0, Channel.NONE, fact.at
         self._count(holder, 1)
 
@@ -351,7 +412,11 @@ class EvidenceBook:
             holder.refusal, holder.refused = before.refusal, before.refused
 
     def _count(self, holder: _Holder, by: int) -> None:
-        """Takes it into account, or out of it, by its channel."""
+        """Takes it into account, or out of it."""
+        if holder.is_left_out:
+            _add_up(self._banned, holder.issuers, by)
+            return
+        _add_up(self._sequences, holder.sequence, by)
         _add_up(self._untils[holder.channel], holder.until, by)
         if holder.channel is not Channel.CERTIFICATE:
             _add_up(self._checking, holder.sequence, by)
@@ -370,18 +435,21 @@ class EvidenceBook:
     def _may_use(self, holder: _Holder, serial: str, issuer_id: str) -> None:
         before = holder.issuers
         holder.begin_use(serial, issuer_id)
-        self._depends(before, holder.issuers)
+        self._depends(holder, before)
 
     def _has_done_with(self, holder: _Holder, serials: Iterable[str]) -> None:
         before = holder.issuers
         for serial in serials:
             holder.end_use(serial)
-        self._depends(before, holder.issuers)
+        self._depends(holder, before)
 
-    def _depends(self, before: frozenset[str], after: frozenset[str]) -> None:
-        if before != after:
-            self._depending[before] -= 1
-            self._depending[after] += 1
+    def _depends(self, holder: _Holder, before: frozenset[str]) -> None:
+        after = holder.issuers
+        if before == after:
+            return
+        for counter in (self._depending, self._banned) if holder.is_left_out else (self._depending,):
+            _add_up(counter, before, -1)
+            _add_up(counter, after, 1)
 
     def _sign(self, issuer_id: str, end: datetime) -> None:
         self._signed.setdefault(issuer_id, Counter())[end] += 1
@@ -395,6 +463,10 @@ class EvidenceBook:
             del ends[end]
         if not ends:
             del self._signed[issuer_id]
+
+
+def _any_of(counts: Mapping[frozenset[str], int], ids: frozenset[str]) -> int:
+    return sum(count for issuers, count in counts.items() if issuers & ids)
 
 
 def _outranks(channel: Channel, known: Channel) -> bool:

@@ -52,7 +52,7 @@ def progress_of(ring: AuthorityRing, policy: RotationPolicy, evidence: Evidence)
     sequence = ring.sequence if waiting is None else waiting.bundle_sequence
     coverage = evidence.coverage.get(sequence, Coverage(sequence, 0, 0))
     elsewhere = _elsewhere(ring)
-    left = evidence.depend_on((*elsewhere, UNKNOWN)) if elsewhere else 0
+    left = evidence.are_to_renew((*elsewhere, UNKNOWN)) if elsewhere else 0
     old_ends = evidence.last_signed(elsewhere) if elsewhere else None
     soaks_until = None
     if waiting is not None and coverage.complete_since is not None:

@@ -39,6 +39,7 @@ def _coverage_fields(coverage: pb.Coverage) -> dict[str, Any]:
         "covered": coverage.covered,
         "complete_since": iso(coverage.complete_since),
         "laggards": [_laggard_fields(laggard) for laggard in coverage.laggards],
+        "left_out": coverage.left_out,
     }
 
 
@@ -100,8 +101,9 @@ def journal_fields(entry: pb.JournalEntry) -> dict[str, Any]:
 
 
 def coverage_text(coverage: pb.Coverage) -> str:
-    """How many have which bundle."""
-    return f"{coverage.covered}/{coverage.holders} have bundle {coverage.bundle_sequence}"
+    """How many have which bundle, and how many it does not matter of."""
+    left_out = f"; {coverage.left_out} more are revoked, and left out" if coverage.left_out else ""
+    return f"{coverage.covered}/{coverage.holders} have bundle {coverage.bundle_sequence}{left_out}"
 
 
 def laggard_text(laggard: pb.Laggard) -> str:

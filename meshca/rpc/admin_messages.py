@@ -128,6 +128,7 @@ def _coverage_message(coverage: Coverage) -> pb.Coverage:
         covered=coverage.covered,
         laggards=[_laggard_message(laggard) for laggard in coverage.laggards],
         complete_since=_seconds(coverage.complete_since),
+        left_out=coverage.left_out,
     )
 
 

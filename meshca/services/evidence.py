@@ -11,6 +11,7 @@ from meshca.authority.evidence import Evidence, EvidenceBook
 from meshca.authority.steady import SteadyTime
 from meshca.pki.records import LedgerQuery
 from meshca.ports import AuthorityStore, CertificateLedger, Clock, EvidenceStore, Tail
+from meshca.spiffe.bans import NO_BANS, BanList
 
 _PAGE = 10_000
 
@@ -21,7 +22,8 @@ class RelyingParties:
     """Keeps the book of holders up to date from the ledger and the evidence store; both are only ever read on.
 
     `settling` is the longest life of a certificate that is relied on; `monotonic` gives seconds that never go back.
-    What the stores know of the time bounds what a clock may claim that is ahead when this begins. May be used on any
+    What the stores know of the time bounds what a clock may claim that is ahead when this begins. `bans` tells who is
+    left out. May be used on any
     thread.
     """
 
@@ -33,6 +35,7 @@ class RelyingParties:
         clock: Clock,
         monotonic: Callable[[], float],
         settling: timedelta,
+        bans: Callable[[], BanList] = lambda: NO_BANS,
     ) -> None:
         self._ledger = ledger
         self._store = store
@@ -40,6 +43,7 @@ class RelyingParties:
         self._clock = clock
         self._monotonic = monotonic
         self._settling = settling
+        self._bans = bans
         self._time: SteadyTime | None = None
         self._book = EvidenceBook()
         self._certificates = 0
@@ -54,6 +58,7 @@ class RelyingParties:
         with self._reading:
             monotonic = self._monotonic()
             now = self._catch_up(monotonic)
+            self._book.heed(self._bans())
             return self._book.evidence(sequences, now, monotonic)
 
     def prune(self) -> int:

@@ -64,7 +64,9 @@ def build_authorities(
     lists = RevocationLists(keeper, keys, stores.ledger, clock, crl_validity(settings.leaf.max_ttl))
     # whatever was signed here and is relied on may live for so long
     longest = max(settings.leaf.max_ttl, settings.downstream.max_ttl if settings.downstream.allow else timedelta(0))
-    relying = RelyingParties(stores.ledger, stores.evidence, stores.authorities, clock, monotonic, longest)
+    relying = RelyingParties(
+        stores.ledger, stores.evidence, stores.authorities, clock, monotonic, longest, lambda: keeper.bans
+    )
     fleet = Fleet(_PER_CORE * min(settings.workers, os.cpu_count() or 1), settings.leaf.default_ttl)
     plan = AuthorityPlan(_policy(settings), settings.root.key_type, settings.issuer.key_type, fleet)
     imports = AuthorityImports(

@@ -80,7 +80,13 @@ class FoundedCa:
         self.maker = AuthorityMaker(self.keys, self.ledger, self.clock)
         self.keeper = RingKeeper(self.store, self.bans, self.keys, self.signing, self.passed)
         self.relying = RelyingParties(
-            self.ledger, self.evidence, self.store, self.clock, self.passed, self.policy.max_leaf_ttl
+            self.ledger,
+            self.evidence,
+            self.store,
+            self.clock,
+            self.passed,
+            self.policy.max_leaf_ttl,
+            lambda: self.keeper.bans,
         )
         self.rotation = Rotation(self.keeper, self.maker, self.relying.evidence, self.clock, self.plan)
         self.control = AuthorityControl(

@@ -23,6 +23,7 @@ from meshca.authority.evidence import (
     Laggard,
     proves_bundle,
 )
+from meshca.spiffe.bans import NO_BANS, Ban, BanKind, BanList
 from tests.assets.authorities import FOUNDED
 
 HOUR = 60
@@ -66,6 +67,13 @@ def book_of(*facts: Fact, now: float = 1) -> EvidenceBook:
 
 def laggards(book: EvidenceBook, sequence: int = 99, now: float = 1) -> list[tuple[str, int, Channel]]:
     return [(each.serial, each.sequence, each.channel) for each in book.coverage(sequence, at(now), now).laggards]
+
+
+def bans(*subjects: str, revision: int = 1) -> BanList:
+    """Of serials, and of identities where they are ids."""
+    kinds = [BanKind.IDENTITY if "/" in subject else BanKind.SERIAL for subject in subjects]
+    stand = (Ban(kind, each, each, "x", "operator", at(0)) for kind, each in zip(kinds, subjects, strict=True))
+    return BanList(revision, tuple(stand))
 
 
 HELD: dict[str, tuple[tuple[Fact, ...], list[tuple[str, int, Channel]]]] = {
@@ -551,6 +559,105 @@ def test_a_hundred_laggards_are_listed_and_all_are_counted() -> None:
     assert [laggard.serial for laggard in coverage.laggards] == serials[20:120]
 
 
+# Who is banned is nobody whose trust matters.
+
+SHE, HE = "spiffe://mesh.test/she", "spiffe://mesh.test/he"
+
+
+def counts(book: EvidenceBook, sequence: int = 4, now: float = 1) -> tuple[int, int, int]:
+    """Holders, those that have the bundle, and those left out."""
+    coverage = book.coverage(sequence, at(now), now)
+    return coverage.holders, coverage.covered, coverage.left_out
+
+
+def test_who_is_banned_is_left_out_until_that_is_lifted() -> None:
+    book = book_of(certificate("a", name=SHE), certificate("b", name=SHE), certificate("c", name=HE), accepted("c", 4))
+    assert (counts(book), [each for each, *_ in laggards(book)]) == ((3, 1, 0), ["c", "a", "b"])
+    book.heed(bans(SHE))
+    assert (counts(book), [each for each, *_ in laggards(book)]) == ((1, 1, 2), ["c"])
+    assert book.evidence((4,), at(2), 2).coverage[4].complete_since is not None
+    book.heed(bans(SHE, HE))
+    assert counts(book) == (0, 0, 3)
+    book.heed(bans(HE))
+    assert (counts(book), [each for each, *_ in laggards(book)]) == ((2, 0, 1), ["a", "b"])
+    book.heed(NO_BANS)
+    assert counts(book) == (3, 1, 0)
+
+
+def test_whoever_comes_while_it_is_banned_is_left_out_too() -> None:
+    book = EvidenceBook()
+    book.heed(bans(SHE, "b"))
+    book.learn([certificate("a", name=SHE), certificate("b", name=HE), certificate("c", name=HE)], at(1))
+    assert counts(book) == (1, 0, 2)
+    book.heed(NO_BANS)
+    assert counts(book) == (3, 0, 0)
+
+
+def test_a_certificate_that_is_banned_leaves_out_who_has_no_other() -> None:
+    book = book_of(certificate("a", ends=90), certificate("b", "a", ends=60), certificate("c"))
+    book.heed(bans("b"))
+    assert counts(book) == (2, 0, 0)
+    book.heed(bans("b", "a"))
+    assert counts(book) == (1, 0, 1)
+    book.learn([certificate("d", "b", ends=70)], at(2))
+    assert counts(book) == (2, 0, 0), "a certificate that it got from a door that had not heard yet"
+    assert counts(book_at(book, 60)) == (1, 0, 0)
+    assert counts(book_at(book, 70)) == (0, 0, 1)
+    assert counts(book_at(book, 90)) == (0, 0, 0)
+
+
+def test_a_holder_whose_certificates_end_at_one_look_is_counted_out_once() -> None:
+    book = book_of(certificate("a", ends=40), certificate("b", "a", ends=30), certificate("c", name=HE))
+    book.heed(bans("a"))
+    assert counts(book_at(book, 50)) == (1, 0, 0)
+    assert book.evidence((), at(50), 50).channels == {NONE: 1}
+
+
+def test_what_is_learnt_of_who_is_left_out_counts_when_it_no_longer_is() -> None:
+    book = book_of(certificate("a", name=SHE), accepted("a", 3))
+    book.heed(bans(SHE))
+    book.learn([accepted("a", 4), certificate("b", "a", name=SHE, issuer="issuer2", ends=90)], at(1))
+    assert counts(book) == (0, 0, 1)
+    book.learn([accepted("b", 5, until=90)], at(1))
+    book.heed(NO_BANS)
+    assert (counts(book, 5), depending(book)) == ((1, 1, 0), {"issuer2": 1})
+
+
+def test_certificates_of_who_is_banned_count_for_what_depends_on_them() -> None:
+    """Revocation lists do not reach everybody: an authority stays until the last certificate under it has ended."""
+    book = book_of(certificate("a", name=SHE, ends=90), certificate("b", name=HE, issuer="issuer2"))
+    book.heed(bans(SHE))
+    known = book.evidence((), at(1), 1)
+    assert known.last_signed(("issuer1",)) == at(90)
+    assert (known.depend_on(("issuer1", "issuer2")), known.are_to_renew(("issuer1", "issuer2"))) == (2, 1)
+    assert (known.channels, known.until, known.least_checking) == ({NONE: 1}, {NONE: at(HOUR)}, 0)
+
+
+def test_who_is_banned_does_not_keep_a_new_issuing_ca_from_signing_for_lack_of_its_list() -> None:
+    book = book_of(certificate("a", name=SHE), accepted("a", 3), certificate("b", name=HE), accepted("b", 4))
+    assert book.evidence((), at(1), 1).least_checking == 3
+    book.heed(bans(SHE))
+    assert book.evidence((), at(1), 1).least_checking == 4
+
+
+class CountedBans(BanList):
+    """Counts how often it is read."""
+
+    reads = 0
+
+    def __getattribute__(self, name: str) -> object:
+        CountedBans.reads += 1
+        return super().__getattribute__(name)
+
+
+def test_bans_that_are_the_same_as_before_are_not_read_again() -> None:
+    book, same = book_of(certificate("a", name=SHE)), CountedBans(1, bans(SHE).bans)
+    book.heed(same)
+    before = CountedBans.reads
+    book.heed(same)
+    assert CountedBans.reads == before
+
+
 # A second opinion: everything is worked out again from all that was ever told.
 
 
@@ -560,6 +667,7 @@ class Told:
 
     fact: Fact | None
     now: datetime
+    bans: BanList | None = None
 
 
 @dataclass
@@ -616,7 +724,7 @@ class Line:
         issuers: dict[str, str] = {}
         for fact in self.facts:
             if isinstance(fact, CertificateFact):
-                listed = listed if fact.serial in issuers else [*listed, fact.serial]
+                listed = listed if fact.serial in listed else [*listed, fact.serial]
                 issuers[fact.serial] = fact.issuer_id
             elif fact is self.facts[0]:
                 listed, issuers = [fact.serial], {fact.serial: UNKNOWN}
@@ -624,6 +732,14 @@ class Line:
                 listed = listed[listed.index(fact.serial) :]
         ends = {fact.serial: ends_of(fact) for fact in self.facts}
         return frozenset(issuers[serial] for serial in listed if ends[serial] > swept)
+
+    def is_banned(self, story: list[Told], now: datetime) -> bool:
+        """By the last list: by its id, or by each of its certificates."""
+        stand = next((told.bans for told in reversed(story) if told.bans is not None), NO_BANS)
+        subjects = {ban.subject for ban in stand.bans}
+        listed: list[Fact] = [*self.certificates, *(fact for fact in self.facts[:1] if isinstance(fact, BundleFact))]
+        live = {fact.serial for fact in listed if ends_of(fact) > now}
+        return self.facts[0].spiffe_id in subjects or live <= subjects
 
 
 def lines_of(story: list[Told]) -> list[Line]:
@@ -667,7 +783,9 @@ def knows(line: Line, serial: str, swept: datetime) -> bool:
 
 
 def second_opinion(story: list[Told], sequence: int, now: datetime) -> Evidence:
-    lines = lines_of(story)
+    everybody = lines_of(story)
+    banned = [line for line in everybody if line.is_banned(story, now)]
+    lines = [line for line in everybody if line not in banned]
     states = sorted((line.laggard() for line in lines), key=lambda it: (not it.refusal, it.spiffe_id, it.serial))
     behind = tuple(each for each in states if each.sequence < sequence)
     signed: dict[str, datetime] = {}
@@ -677,15 +795,16 @@ def second_opinion(story: list[Told], sequence: int, now: datetime) -> Evidence:
             signed[fact.issuer_id] = max(fact.not_after, signed.get(fact.issuer_id, fact.not_after))
         elif isinstance(fact, BundleFact) and fact.until > max(told.now, now) and is_unknown(fact, story):
             signed[UNKNOWN] = max(fact.until, signed.get(UNKNOWN, fact.until))
-    uses = Counter(issuers for line in lines if (issuers := line.issuers(now)))
+    uses = Counter(issuers for line in everybody if (issuers := line.issuers(now)))
     return Evidence(
-        {sequence: Coverage(sequence, len(lines), len(lines) - len(behind), behind)},
+        {sequence: Coverage(sequence, len(lines), len(lines) - len(behind), behind, left_out=len(banned))},
         signed,
         uses,
         Counter(each.channel for each in states),
         at=now,
         until={c: max(each.until for each in states if each.channel is c) for c in {each.channel for each in states}},
         least_checking=min((each.sequence for each in states if each.channel is not CERTIFICATE), default=None),
+        banned=Counter(line.issuers(now) for line in banned),
     )
 
 
@@ -697,10 +816,12 @@ def is_unknown(fact: BundleFact, story: list[Told]) -> bool:
 
 
 SERIALS = [f"s{number}" for number in range(12)]
+BANS = st.builds(lambda subjects: bans(*subjects), st.sets(st.sampled_from([SHE, HE, *SERIALS]), max_size=8))
 CERTIFICATES = st.builds(
     certificate,
     st.sampled_from(SERIALS),
     st.sampled_from(["", *SERIALS]),
+    name=st.sampled_from([SHE, HE, "somebody"]),
     issuer=st.sampled_from(["issuer1", "issuer2"]),
     ends=st.integers(1, 60),
     sequence=st.integers(1, 4),
@@ -722,8 +843,10 @@ ACKNOWLEDGEMENTS = st.builds(
 def stories(draw: st.DrawFn) -> list[Told]:
     """Facts and sweeps as time passes; each certificate has its own serial, and what is said by it ends with it."""
     now, ends, story = 0, dict[str, datetime](), list[Told]()
-    for event in draw(st.lists(st.integers(1, 15) | CERTIFICATES | ACKNOWLEDGEMENTS, max_size=40)):
-        if isinstance(event, int):
+    for event in draw(st.lists(st.integers(1, 15) | CERTIFICATES | ACKNOWLEDGEMENTS | BANS, max_size=40)):
+        if isinstance(event, BanList):
+            story.append(Told(None, at(now), event))
+        elif isinstance(event, int):
             now += event
             story.append(Told(None, at(now)))
         elif isinstance(event, BundleFact):
@@ -740,6 +863,8 @@ def stories(draw: st.DrawFn) -> list[Told]:
 def test_the_book_says_what_can_be_worked_out_from_all_that_was_ever_told(story: list[Told], sequence: int) -> None:
     book = EvidenceBook()
     for told in story:
+        if told.bans is not None:
+            book.heed(told.bans)
         if told.fact is None:
             book.expire(told.now)
         else:

@@ -323,6 +323,7 @@ def test_where_it_stands_for_scripts(admin: FakeAdmin) -> None:
         "phase": "distributing",
         "waits_for": "1 of 2 holders to show that they have bundle 2",
         "coverage": {
+            "left_out": 0,
             "bundle_sequence": 2,
             "holders": 2,
             "covered": 1,
@@ -351,6 +352,13 @@ def test_where_it_stands_for_scripts(admin: FakeAdmin) -> None:
         "held_since": "",
         "bundle_sequence": 2,
     }
+
+
+def test_how_many_are_left_out_is_told_where_any_are(admin: FakeAdmin) -> None:
+    status = distributing(NOW + 3, laggard(), covered=1)
+    status.rotation.coverage.left_out = 3
+    admin.statuses = [status]
+    assert "\ncoverage   1/2 have bundle 2; 3 more are revoked, and left out\n" in rotate(admin, "status")
 
 
 def test_where_it_stands_for_people(admin: FakeAdmin) -> None:

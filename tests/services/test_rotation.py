@@ -21,7 +21,7 @@ from meshca.services.issuance import SigningRequest
 from meshca.services.signing import Signing, open_state
 from tests.assets.authorities import FOUNDED
 from tests.assets.csrs import good_pem, key_of
-from tests.assets.founded import POLICY, WORKLOAD, FoundedCa, found_ca
+from tests.assets.founded import POLICY, SOAK, WORKLOAD, FoundedCa, found_ca
 
 DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
 CSR = good_pem(key_of(KeyAlgorithm.P256))
@@ -149,6 +149,36 @@ def test_of_two_servers_one_wins_and_the_other_follows() -> None:
     other.refresh()
     assert signing.current().issuer == ca.signing.current().issuer
     assert ca.second_rotation(signing).tick() == 0
+
+
+def test_who_is_revoked_does_not_hold_a_rotation_up_and_counts_again_when_that_is_taken_back() -> None:
+    ca = found_ca()
+    ca.issue(WORKLOAD, SigningRequest(CSR))
+    ca.control.begin("yearly")
+    ca.rotation.tick()
+    ca.clock.move(10 * SOAK)
+    ca.rotation.tick()
+    assert ca.control.standing().progress.coverage.holders == 1
+    assert [a.state.value for a in ca.ring.of(AuthorityKind.ROOT)] == ["active", "prepared"]
+    ca.revocations.revoke(str(WORKLOAD.id), "", "stolen")
+    ca.rotation.tick()
+    standing = ca.control.standing()
+    assert (standing.progress.coverage.holders, standing.progress.coverage.left_out) == (0, 1)
+    ca.clock.move(SOAK / 2)
+    ca.revocations.unban(str(WORKLOAD.id), "")
+    ca.clock.move(SOAK)
+    ca.rotation.tick()
+    assert [a.state.value for a in ca.ring.of(AuthorityKind.ROOT)] == ["active", "prepared"], "it counts again"
+    ca.revocations.revoke(str(WORKLOAD.id), "", "stolen indeed")
+    ca.rotation.tick()
+    ca.clock.move(SOAK)
+    for _ in range(3):
+        ca.rotation.tick()
+        ca.lists.tick()
+        ca.clock.move(2 * SOAK)
+    assert [a.state.value for a in ca.ring.of(AuthorityKind.ROOT)] == ["old", "active"], "its certificate lives"
+    progress = ca.control.standing().progress
+    assert (progress.phase.value, progress.holders, progress.renewed) == ("retiring", 0, 0)
 
 
 def test_a_step_that_somebody_else_overtook_is_a_conflict_and_the_next_tick_goes_on_from_there() -> None:

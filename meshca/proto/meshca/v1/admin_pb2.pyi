@@ -317,11 +317,14 @@ class Coverage(message.Message):
     COVERED_FIELD_NUMBER: builtins.int
     LAGGARDS_FIELD_NUMBER: builtins.int
     COMPLETE_SINCE_FIELD_NUMBER: builtins.int
+    LEFT_OUT_FIELD_NUMBER: builtins.int
     bundle_sequence: builtins.int
     holders: builtins.int
     covered: builtins.int
     complete_since: builtins.int
     """0 while somebody lags."""
+    left_out: builtins.int
+    """Banned ones, who are not among the holders."""
     @builtins.property
     def laggards(self) -> containers.RepeatedCompositeFieldContainer[Laggard]:
         """At most 100."""
@@ -334,10 +337,11 @@ class Coverage(message.Message):
         covered: builtins.int = ...,
         laggards: abc.Iterable[Laggard] | None = ...,
         complete_since: builtins.int = ...,
+        left_out: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["bundle_sequence", b"bundle_sequence", "complete_since", b"complete_since", "covered", b"covered", "holders", b"holders", "laggards", b"laggards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bundle_sequence", b"bundle_sequence", "complete_since", b"complete_since", "covered", b"covered", "holders", b"holders", "laggards", b"laggards", "left_out", b"left_out"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
