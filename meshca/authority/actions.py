@@ -29,7 +29,8 @@ class RootPolicy:
 
     With `automatic`, a rotation begins at that fraction (`rotate_at`) of the active root's lifetime. Its successor is
     used once every holder has had it for `soak`, which is never taken as less than `propagation`. With
-    `force_at_expiry` it is used without that where the active root could otherwise sign no leaf of full length.
+    `force_at_expiry` it is used without that where the active root could otherwise sign no leaf of full length. With
+    `cross_sign` the active root signs a certificate of its successor, which opens no gate.
     """
 
     ttl: timedelta
@@ -39,6 +40,7 @@ class RootPolicy:
     automatic: bool = True
     force_at_expiry: bool = False
     propagation: timedelta = timedelta(seconds=10)
+    cross_sign: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,16 @@ def is_next_imported(ring: AuthorityRing) -> bool:
     return latest is not None and is_external(latest)
 
 
+def why_no_cross(ring: AuthorityRing, now: datetime) -> str | None:
+    """Why the active root can sign no certificate of its successor; None where it can."""
+    active = ring.active(AuthorityKind.ROOT)
+    if active is None:
+        return "no root is active"
+    if is_external(active):
+        return f"the key of root {active.id} is not here"
+    return None if active.not_before <= now < active.not_after else f"root {active.id} is not valid now"
+
+
 def can_sign(root: Authority, ring: AuthorityRing, now: datetime) -> bool:
     """Whether there will be something to sign with under `root`: its own key, or an issuing CA that was imported."""
     issuers = ring.of(AuthorityKind.ISSUER, *_READY)

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from meshca.authority.actions import RotationPolicy
+from meshca.authority.actions import RootPolicy, RotationPolicy
 from meshca.authority.evidence import Channel, Evidence
+from meshca.authority.external import why_no_cross
 from meshca.authority.ring import AuthorityKind, AuthorityRing, AuthorityState, RenewalOrder
 from meshca.authority.roots import soak_of
 
@@ -107,7 +108,7 @@ def plan_rotation(
     retired = used + max(reach.longest_life, policy.root.propagation)
     renewed = used + window if reach.others is None else retired
     steps = (
-        PlanStep("prepare", f"a new root is made; bundle {ring.sequence + 1} has both", "nothing", now),
+        PlanStep("prepare", _preparation(ring, policy.root, now), "nothing", now),
         PlanStep(
             "distribute",
             f"{streams} holders get it on their streams{_others(holders - streams, now, reach)}",
@@ -120,6 +121,16 @@ def plan_rotation(
         PlanStep("retire", "the old root leaves the bundle", "no unexpired certificate chains to it", retired),
     )
     return RotationPlan(steps, holders, streams, window, streams / window.total_seconds())
+
+
+def _preparation(ring: AuthorityRing, policy: RootPolicy, now: datetime) -> str:
+    made = f"a new root is made; bundle {ring.sequence + 1} has both"
+    if not policy.cross_sign:
+        return made
+    obstacle = why_no_cross(ring, now)
+    if obstacle is None:
+        return f"{made}; the old one signs it, too, for those who lack it"
+    return f"{made}; cross_sign has no effect: {obstacle}"
 
 
 def _others(count: int, now: datetime, reach: _Reach) -> str:

@@ -131,7 +131,11 @@ def alarms(
 ) -> tuple[Alarm, ...]:
     """What is wrong with the authorities and their rotation, the worst first. `deadline` is how long a rotation may
     wait for evidence before that is a warning."""
-    found = (*_expiries(ring, policy, now), *_rotation_alarms(ring, policy, now, evidence, deadline))
+    found = (
+        *_expiries(ring, policy, now),
+        *_rotation_alarms(ring, policy, now, evidence, deadline),
+        *_cross_alarms(ring, now),
+    )
     return tuple(sorted(found, key=lambda alarm: -alarm.severity.value))
 
 
@@ -156,6 +160,22 @@ def _why_none(ring: AuthorityRing) -> str:
     if needs_import(ring):
         return why_nothing_signs(ring)
     return f"none is active, {'the next one is yet to be made' if ring.active(_ROOT) else 'since the root was tainted'}"
+
+
+def _cross_alarms(ring: AuthorityRing, now: datetime) -> list[Alarm]:
+    """Roots that are given up, and accepted all the same by whoever trusts the one that has signed them."""
+    given_up = (root for root in ring.of(_ROOT, AuthorityState.TAINTED, AuthorityState.REVOKED) if root.cross)
+    trusted = {root.id for root in ring.trusted}
+    return [
+        Alarm(
+            Severity.CRITICAL,
+            "root",
+            f"{root.id} is {root.state.value}, but root {root.cross.signer_id} has signed a certificate of it until"
+            f" {root.cross.not_after:%Y-%m-%dT%H:%M:%SZ}: who trusts that one accepts it. Rotate away from both",
+        )
+        for root in given_up
+        if root.cross is not None and root.cross.signer_id in trusted and root.cross.not_after > now
+    ]
 
 
 def _rotation_alarms(

@@ -33,6 +33,15 @@ class AuthorityState(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class CrossCertificate:
+    """A certificate (DER) of a root's name and key that the root `signer_id` has signed, and when it ends."""
+
+    certificate: bytes
+    signer_id: str
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Authority:
     """One signing key with its certificate.
 
@@ -41,7 +50,7 @@ class Authority:
     `issuer_id` is the root that its chain leads to (its own id for a root); `key_id` is the key manager's name for its
     private key, "" for a root whose key is not here; `bundle_sequence` is the bundle in which it first appeared
     (roots; 0 otherwise); `since` is when it came into its state; `distrust_at` is when a tainted root leaves the bundle
-    even if somebody depends on it.
+    even if somebody depends on it; `cross` lets those find a path to a new root who trust only the one from before.
     """
 
     id: str
@@ -56,6 +65,7 @@ class Authority:
     bundle_sequence: int = 0
     since: datetime | None = None
     distrust_at: datetime | None = None
+    cross: CrossCertificate | None = None
 
 
 class Step(Enum):
@@ -287,6 +297,15 @@ class AuthorityRing:
         """The issuing CAs whose leaves are to be accepted: all that are not revoked."""
         return tuple(a for a in self.of(AuthorityKind.ISSUER) if a.state is not AuthorityState.REVOKED)
 
+    def cross_of(self, issuer: Authority) -> CrossCertificate | None:
+        """What goes into the chains of an issuing CA for those who do not trust its root yet: that root's cross
+        certificate, while neither the root nor the one that signed it is given up."""
+        root = self.find(issuer.issuer_id)
+        if root is None or root.cross is None or root.state not in _IN_USE:
+            return None
+        signer = self.find(root.cross.signer_id)
+        return root.cross if signer is not None and signer.state in _IN_USE else None
+
     def crl_of(self, issuer_id: str) -> IssuedCrl | None:
         """The revocation list of that issuing CA, or None."""
         return next((crl for crl in self.crls if crl.issuer_id == issuer_id), None)
@@ -303,6 +322,9 @@ class AuthorityRing:
             if issuer.issuer_id in roots and (crl := self.crl_of(issuer.id)) is not None
         )
         return TrustBundle(self.trust_domain, tuple(roots.values()), self.sequence, revocation_lists=lists)
+
+
+_IN_USE = (AuthorityState.ACTIVE, AuthorityState.OLD)
 
 
 def apply(ring: AuthorityRing, event: RingEvent) -> AuthorityRing:  # noqa: PLR0911  # one line for each event
@@ -441,7 +463,13 @@ def _abort(ring: AuthorityRing, event: RotationAborted) -> AuthorityRing:
                 f"root {rotation.predecessor or '(none)'} is {fate}, so there is no way back to it: rotate again"
             )
         ring = _activate(ring, Advanced(predecessor.id, Step.ACTIVATE, event.at))
-    return replace(ring, rotation=None, held_since=event.at)
+    return replace(_uncrossed(ring, rotation.successor), rotation=None, held_since=event.at)
+
+
+def _uncrossed(ring: AuthorityRing, root_id: str) -> AuthorityRing:
+    """Without the cross certificate of a root that is not to be used after all."""
+    authorities = (replace(a, cross=None) if a.id == root_id else a for a in ring.authorities)
+    return replace(ring, authorities=tuple(authorities))
 
 
 def _publish(ring: AuthorityRing, event: CrlsPublished) -> AuthorityRing:

@@ -25,6 +25,7 @@ class CertificateKind(Enum):
     ISSUER = "issuer"
     ROOT = "root"
     DOWNSTREAM = "downstream"  # the issuing CA of a server below this one
+    CROSS = "cross"  # the name and key of one root, signed by another
     TRIAL = "trial"  # nobody gets it: it shows whether what an imported CA signs verifies
 
 
@@ -95,13 +96,15 @@ def assemble(tbs: bytes, signature_algorithm: bytes, signature: bytes) -> bytes:
 class Issuer:
     """A CA as others see it: its certificate, the chain to its root (without the root) and its authority id.
 
-    Everything that is the same in each certificate it signs is derived once.
+    `cross` is a certificate (DER) of that root's name and key which another root has signed, for those who trust only
+    that one; empty for none. Everything that is the same in each certificate it signs is derived once.
     """
 
     authority_id: str
     algorithm: KeyAlgorithm
     certificate_der: bytes
     chain: tuple[bytes, ...] = ()
+    cross: bytes = b""
 
     @cached_property
     def certificate(self) -> x509.Certificate:
@@ -145,10 +148,31 @@ class Issuer:
         """The DER SubjectPublicKeyInfo."""
         return self.certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
+    def path_for(self, end: datetime) -> tuple[bytes, ...]:
+        """What goes with a certificate of this CA that ends then (DER): this one, those above it without the root, and
+        the root's cross certificate if that lasts as long."""
+        own = (self.certificate_der, *self.chain)
+        return (*own, self.cross) if self._is_crossed_until(end) else own
+
+    def pem_path_for(self, end: datetime) -> tuple[str, ...]:
+        """`path_for`, one PEM block each."""
+        return self._pem_crossed if self._is_crossed_until(end) else self.pem_chain
+
+    def _is_crossed_until(self, end: datetime) -> bool:
+        return bool(self.cross) and self._cross_ends >= end
+
+    @cached_property
+    def _cross_ends(self) -> datetime:
+        return x509.load_der_x509_certificate(self.cross).not_valid_after_utc
+
     @cached_property
     def pem_chain(self) -> tuple[str, ...]:
         """This certificate and those above it (without the root), one PEM block each."""
         return tuple(der_to_pem(der) for der in (self.certificate_der, *self.chain))
+
+    @cached_property
+    def _pem_crossed(self) -> tuple[str, ...]:
+        return (*self.pem_chain, der_to_pem(self.cross))
 
 
 @dataclass(frozen=True, slots=True)

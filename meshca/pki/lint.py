@@ -76,6 +76,22 @@ def lint_issuer(prepared: PreparedCertificate, parent: Issuer, trust_domain_id: 
     _check_ca(tbs, name, own, parent.key_identifier, trust_domain_id, _tlv(0x30, _TRUE + _tlv(0x02, b"\x00")))
 
 
+def lint_cross(
+    prepared: PreparedCertificate, root: Issuer, parent: Issuer, trust_domain_id: str, now: datetime
+) -> None:
+    """Passes a certificate of `root`'s name and key by `parent` that has room for one CA below it; raises INTERNAL
+    (reason `CERT_GEN_ERROR`) for any other."""
+    tbs = _read(prepared)
+    _check_fields(tbs, prepared, parent.name_der, SIGNATURE_ALGORITHMS[parent.algorithm])
+    _check_lifetime(prepared, parent, now)
+    _check(prepared.spki == root.spki, "the public key is not that of the root")
+    _check(root.not_before <= prepared.not_before, "it would be valid before the root that it stands for")
+    _check(prepared.not_after <= root.not_after, "it would outlive the root that it stands for")
+    own = subject_key_identifier(prepared.spki)
+    name = _ca_name("meshca Root CA", trust_domain_id, own)
+    _check_ca(tbs, name, own, parent.key_identifier, trust_domain_id, _tlv(0x30, _TRUE + _tlv(0x02, b"\x01")))
+
+
 def _check(passed: bool, problem: str) -> None:
     if not passed:
         raise internal(f"lint: {problem}; nothing was signed", reason="CERT_GEN_ERROR")

@@ -31,6 +31,7 @@ from meshca.pki.signatures import SIGNATURE_ALGORITHMS
 from meshca.spiffe.ids import SpiffeId, TrustDomain
 
 SERIAL_BYTES = 20
+_BELOW_CROSS = 1  # CAs between a cross certificate and a leaf
 CA_BACKDATE = timedelta(minutes=1)  # of CA certificates, for skewed clocks
 _RAW_ALGORITHMS = {der: raw(der) for der in SIGNATURE_ALGORITHMS.values()}
 _SECOND = timedelta(seconds=1)
@@ -149,6 +150,33 @@ def prepare_issuer(
         not_before=max(_floor(now - CA_BACKDATE), parent.not_before),
         not_after=not_after,
         extensions=_ca_extensions(trust_domain, key_id, parent.authority_key_identifier, path_length=0),
+    )
+
+
+def prepare_cross(
+    root: Issuer, parent: Issuer, trust_domain: TrustDomain, *, serial: int, now: datetime
+) -> PreparedCertificate:
+    """The name and key of `root`, for `parent` to sign: who trusts only `parent` finds a path through it. Below it
+    there is room for one CA; it outlives neither of the two.
+
+    Raises INTERNAL (reason `CERT_GEN_ERROR`) where one of them has expired.
+    """
+    not_after = min(root.not_after, parent.not_after)
+    if not_after <= now:
+        raise _expired(parent if parent.not_after <= now else root)
+    return _prepared(
+        kind=CertificateKind.CROSS,
+        serial=serial,
+        signature_algorithm=SIGNATURE_ALGORITHMS[parent.algorithm],
+        issuer_name=parent.name,
+        issuer_id=parent.authority_id,
+        subject=root.name,
+        spki=root.spki,
+        not_before=max(_floor(now - CA_BACKDATE), root.not_before, parent.not_before),
+        not_after=not_after,
+        extensions=_ca_extensions(
+            trust_domain, root.key_identifier, parent.authority_key_identifier, path_length=_BELOW_CROSS
+        ),
     )
 
 

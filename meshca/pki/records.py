@@ -17,9 +17,9 @@ class CertificateRecord:
 
     A record whose certificate never reached anyone is possible (a crash between the record and the signature); a
     certificate without a record is not. `serial` is lower-case hex without leading zeros; `kind` is `leaf`, `server`,
-    `issuer`, `root`, `downstream` or `trial`; `spiffe_id` the URI SAN, but for `downstream` who asked; `caller_id`,
-    `method` and `attested` say who asked and how that was proven; `key_fingerprint` is the hex SHA-256 of the
-    SubjectPublicKeyInfo; `issuer_id` the authority's id; `bundle_sequence` the trust bundle delivered with it.
+    `issuer`, `root`, `cross`, `downstream` or `trial`; `spiffe_id` the URI SAN, but for `downstream` who asked;
+    `caller_id`, `method` and `attested` say who asked and how that was proven; `key_fingerprint` is the hex SHA-256 of
+    the SubjectPublicKeyInfo; `issuer_id` the authority's id; `bundle_sequence` the trust bundle delivered with it.
     `protocol` is the service by which it was asked for: `istio`, `meshca`, `upstream`, or "" for the server's own;
     `renews` the serial of the certificate that the caller proved to hold ("" where it proved itself otherwise). Times
     are UTC, in whole seconds.

@@ -162,10 +162,9 @@ class CertificateDoor:
 
 def istio_response(issued: IssuedChain) -> ca_pb2.IstioCertificateResponse:
     """Leaf first, one PEM block per element, and the whole root bundle as the last element."""
-    state = issued.state
-    return ca_pb2.IstioCertificateResponse(
-        cert_chain=[issued.certificate.pem, *state.issuer.pem_chain, state.bundle.pem]
-    )
+    state, certificate = issued.state, issued.certificate
+    path = state.issuer.pem_path_for(certificate.prepared.not_after)
+    return ca_pb2.IstioCertificateResponse(cert_chain=[certificate.pem, *path, state.bundle.pem])
 
 
 def certificate_handlers(door: CertificateDoor, metrics: DoorMetrics) -> tuple[grpc.GenericRpcHandler, ...]:
@@ -227,7 +226,7 @@ def _certificate(issued: IssuedChain) -> pb.Certificate:
     prepared, issuer = issued.certificate.prepared, issued.state.issuer
     return pb.Certificate(
         spiffe_id=str(issued.grant.subject),
-        chain=[issued.certificate.der, issuer.certificate_der, *issuer.chain],
+        chain=[issued.certificate.der, *issuer.path_for(prepared.not_after)],
         serial=prepared.serial_hex,
         not_before=int(prepared.not_before.timestamp()),
         not_after=int(prepared.not_after.timestamp()),

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from meshca.authority.external import NEEDS_REQUEST, is_external
+from meshca.authority.external import NEEDS_REQUEST, is_external, why_no_cross
 from meshca.authority.ring import (
     Advanced,
     Authority,
     AuthorityKind,
     AuthorityRing,
     AuthorityState,
+    CrossCertificate,
     Prepared,
     Step,
     apply_all,
@@ -22,8 +23,8 @@ from meshca.authority.ring import (
 from meshca.errors import conflict
 from meshca.pki.certificates import CertificateKind, Issuer, PreparedCertificate
 from meshca.pki.keys import KeyAlgorithm, fingerprint
-from meshca.pki.lint import lint_issuer, lint_root
-from meshca.pki.prepare import prepare_issuer, prepare_root, subject_key_identifier
+from meshca.pki.lint import lint_cross, lint_issuer, lint_root
+from meshca.pki.prepare import prepare_cross, prepare_issuer, prepare_root, subject_key_identifier
 from meshca.pki.records import UPSTREAM, CertificateRecord
 from meshca.pki.sign import sign, verify_issued
 from meshca.pki.signatures import SIGNATURE_ALGORITHMS
@@ -64,6 +65,31 @@ class AuthorityMaker:
             issued = sign(prepared, signer)
             verify_issued(issued, Issuer(prepared.issuer_id, algorithm, issued.der))
         return _authority(AuthorityKind.ROOT, prepared, issued.der, key_id)
+
+    def make_successor(
+        self, ring: AuthorityRing, algorithm: KeyAlgorithm, ttl: timedelta, *, cross_sign: bool
+    ) -> Authority:
+        """As `make_root`, and with `cross_sign` a cross certificate by the active root of `ring`, where that can sign
+        one. Raises what the key manager raises where its key cannot be opened."""
+        made = self.make_root(ring.trust_domain, algorithm, ttl)
+        parent = ring.active(AuthorityKind.ROOT)
+        if not cross_sign or parent is None or why_no_cross(ring, self._clock.now()) is not None:
+            return made
+        try:
+            return replace(made, cross=self._cross(made, parent, ring))
+        except BaseException:
+            self.discard(made)
+            raise
+
+    def _cross(self, made: Authority, parent: Authority, ring: AuthorityRing) -> CrossCertificate:
+        now, parent_key = self._clock.now(), self._keys.signer(parent.key_id)
+        signed_by, root = issuer_of(parent, parent_key), issuer_of(made, self._keys.signer(made.key_id))
+        prepared = prepare_cross(root, signed_by, ring.trust_domain, serial=self._serials(), now=now)
+        lint_cross(prepared, root, signed_by, str(ring.trust_domain.id), now)
+        self._record(prepared, ring.trust_domain, now, sequence=ring.sequence)
+        issued = sign(prepared, parent_key)
+        verify_issued(issued, signed_by)
+        return CrossCertificate(issued.der, parent.id, prepared.not_after)
 
     def make_issuer(self, ring: AuthorityRing, algorithm: KeyAlgorithm, ttl: timedelta) -> Authority:
         """A new issuing CA under the active root of `ring`, PREPARED.

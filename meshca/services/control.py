@@ -134,7 +134,7 @@ class AuthorityControl:
         reason, now, stored = checked_reason(reason), self._now(), self._keeper.refresh()
         plan = self._plan
         if kind is AuthorityKind.ROOT:
-            made = self._maker.make_root(stored.ring.trust_domain, plan.root_algorithm, plan.policy.root.ttl)
+            made = plan.make_root(self._maker, stored.ring)
         else:
             made = self._maker.make_issuer(stored.ring, plan.issuer_algorithm, plan.policy.issuer.ttl)
         try:

@@ -25,6 +25,7 @@ from meshca.authority.journal import SCHEDULE, JournalEntry, entry_for
 from meshca.authority.plan import Fleet, renewal_order
 from meshca.authority.ring import (
     Advanced,
+    Authority,
     AuthorityKind,
     AuthorityRing,
     Prepared,
@@ -56,6 +57,11 @@ class AuthorityPlan:
     root_algorithm: KeyAlgorithm
     issuer_algorithm: KeyAlgorithm
     fleet: Fleet
+
+    def make_root(self, maker: AuthorityMaker, ring: AuthorityRing) -> Authority:
+        """The next root of `ring`. Raises as `AuthorityMaker.make_successor`."""
+        policy = self.policy.root
+        return maker.make_successor(ring, self.root_algorithm, policy.ttl, cross_sign=policy.cross_sign)
 
 
 class Rotation:
@@ -148,7 +154,7 @@ class Rotation:
             case BeginRotation(reason, successor):
                 return RotationBegun(RootRotation(SCHEDULE, reason, now, successor=successor))
             case PrepareRoot():
-                return Prepared(self._maker.make_root(ring.trust_domain, self._plan.root_algorithm, policy.root.ttl))
+                return Prepared(self._plan.make_root(self._maker, ring))
             case PrepareIssuer():
                 return Prepared(self._maker.make_issuer(ring, self._plan.issuer_algorithm, policy.issuer.ttl))
             case Activate(authority_id):

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from meshca.pki.certificates import CertificateKind
+from meshca.pki.certificates import CertificateKind, Issuer
 from meshca.pki.csr import CertificateRequest
 from meshca.pki.keys import KeyAlgorithm, KeyFamily, generate_private_key, spki_der
 from meshca.pki.profiles import Grant, IPAddress
@@ -88,7 +88,7 @@ class ServerIdentity:
 
     def ensure(self) -> TlsMaterial:
         """The current set, renewed first where it is past half its life (or before its beginning: the clock was set
-        back) or its issuer is no longer the active one.
+        back) or its issuer is no longer the active one, or has another chain.
 
         Raises what issuance raises; the old certificate then stays in use, with the roots of now.
         """
@@ -96,14 +96,14 @@ class ServerIdentity:
         roots = state.bundle.pem.encode("ascii")
         if self._material is not None and self._material.roots != roots:
             self._material = replace(self._material, roots=roots)
-        if self._material is None or self._is_due(self._material, state.issuer.authority_id):
+        if self._material is None or self._is_due(self._material, state.issuer):
             self._material = self._renew()
         return self._material
 
-    def _is_due(self, material: TlsMaterial, issuer_id: str) -> bool:
+    def _is_due(self, material: TlsMaterial, issuer: Issuer) -> bool:
         half = material.not_before + (material.not_after - material.not_before) / 2
         now = self._clock.now()
-        return not material.not_before <= now < half or material.issuer_id != issuer_id
+        return not material.not_before <= now < half or not material.chain.endswith(_path(issuer, material.not_after))
 
     def _renew(self) -> TlsMaterial:
         key = generate_private_key(KeyAlgorithm.P256)
@@ -118,13 +118,17 @@ def _material(private_key: bytes, issued: IssuedChain) -> TlsMaterial:
     prepared = issued.certificate.prepared
     return TlsMaterial(
         private_key=private_key,
-        chain="".join((issued.certificate.pem, *issued.state.issuer.pem_chain)).encode("ascii"),
+        chain=issued.certificate.pem.encode("ascii") + _path(issued.state.issuer, prepared.not_after),
         roots=issued.state.bundle.pem.encode("ascii"),
         serial=prepared.serial_hex,
         not_before=prepared.not_before,
         not_after=prepared.not_after,
         issuer_id=prepared.issuer_id,
     )
+
+
+def _path(issuer: Issuer, end: datetime) -> bytes:
+    return "".join(issuer.pem_path_for(end)).encode("ascii")
 
 
 def _addresses(name: str) -> tuple[IPAddress, ...]:

@@ -144,15 +144,16 @@ def open_state(ring: AuthorityRing, keys: KeyManager, bans: BanList = NO_BANS) -
     """
     active = ring.active(AuthorityKind.ISSUER)
     if active is not None:
-        issuing = _opened(active, keys)
+        issuing = _opened(active, ring, keys)
         return SigningState(ring, ring.bundle(), issuing, issuing, bans)
     tainted = ring.of(AuthorityKind.ISSUER, AuthorityState.TAINTED)
-    return SigningState(ring, ring.bundle(), None, _opened(tainted[-1], keys) if tainted else None, bans)
+    return SigningState(ring, ring.bundle(), None, _opened(tainted[-1], ring, keys) if tainted else None, bans)
 
 
-def _opened(authority: Authority, keys: KeyManager) -> tuple[Issuer, Signer]:
-    signer = keys.signer(authority.key_id)
-    return issuer_of(authority, signer), signer
+def _opened(authority: Authority, ring: AuthorityRing, keys: KeyManager) -> tuple[Issuer, Signer]:
+    signer, cross = keys.signer(authority.key_id), ring.cross_of(authority)
+    issuer = issuer_of(authority, signer)
+    return (issuer if cross is None else replace(issuer, cross=cross.certificate)), signer
 
 
 def issuer_of(authority: Authority, signer: Signer) -> Issuer:

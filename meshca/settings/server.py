@@ -96,6 +96,8 @@ class RootSettings(Section):
     # near the active root's own end, use the next one though somebody is not known to trust it; default: alarm, and
     # sign ever shorter certificates
     force_at_expiry: bool = False
+    # the active root signs a certificate of its successor, which goes into chains while both are in use
+    cross_sign: bool = False
 
     @model_validator(mode="after")
     def _key(self) -> Self:

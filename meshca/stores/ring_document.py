@@ -12,6 +12,7 @@ from meshca.authority.ring import (
     AuthorityKind,
     AuthorityRing,
     AuthorityState,
+    CrossCertificate,
     IssuedCrl,
     PendingIssuer,
     RenewalOrder,
@@ -100,10 +101,28 @@ def _write_authority(authority: Authority) -> dict[str, Any]:
         "bundle_sequence": authority.bundle_sequence,
         "since": _write_time(authority.since, "since"),
         "distrust_at": _write_time(authority.distrust_at, "distrust_at"),
+        "cross": None if authority.cross is None else _write_cross(authority.cross),
     }
 
 
+def _write_cross(cross: CrossCertificate) -> dict[str, Any]:
+    return {
+        "certificate": _base64(cross.certificate),
+        "signer_id": cross.signer_id,
+        "not_after": to_seconds(cross.not_after, "not_after"),
+    }
+
+
+def _read_cross(fields: dict[str, Any]) -> CrossCertificate:
+    return CrossCertificate(
+        certificate=_bytes(fields["certificate"]),
+        signer_id=_text(fields["signer_id"]),
+        not_after=from_seconds(_integer(fields["not_after"])),
+    )
+
+
 def _read_authority(fields: dict[str, Any]) -> Authority:
+    cross = {"cross": None, **fields}["cross"]  # documents from before have none
     return Authority(
         id=_text(fields["id"]),
         kind=AuthorityKind(fields["kind"]),
@@ -117,6 +136,7 @@ def _read_authority(fields: dict[str, Any]) -> Authority:
         bundle_sequence=_integer(fields["bundle_sequence"]),
         since=_read_time(fields["since"]),
         distrust_at=_read_time(fields["distrust_at"]),
+        cross=None if cross is None else _read_cross(cross),
     )
 
 

@@ -147,5 +147,6 @@ def _policy(settings: ServerSettings) -> RotationPolicy:
             automatic=root.automatic,
             force_at_expiry=root.force_at_expiry,
             propagation=rotation.propagation,
+            cross_sign=root.cross_sign,
         ),
     )

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from meshca.pki.certificates import IssuedCertificate, Issuer, PreparedCertificate
 from meshca.pki.csr import CertificateRequest
 from meshca.pki.keys import KeyAlgorithm, KeyFamily, PrivateKey, key_family
-from meshca.pki.prepare import prepare_issuer, prepare_root, serial_from, subject_key_identifier
+from meshca.pki.prepare import prepare_cross, prepare_issuer, prepare_root, serial_from, subject_key_identifier
 from meshca.pki.sign import sign
 from meshca.spiffe.ids import TrustDomain
 from tests.assets.csrs import key_of
@@ -99,6 +99,12 @@ def new_issuer(
     signer = signer or signer_of(algorithm, 200)
     prepared = prepare_issuer(signer.public_key_der, root.issuer, trust_domain, serial=serial(200), now=now, ttl=ttl)
     return _ca(prepared, sign(prepared, root.signer), signer)
+
+
+def new_cross(root: MemoryCa, parent: MemoryCa, *, now: datetime = FOUNDED) -> IssuedCertificate:
+    """A certificate of the name and key of `root` by `parent`."""
+    prepared = prepare_cross(root.issuer, parent.issuer, MESH, serial=serial(300), now=now)
+    return sign(prepared, parent.signer)
 
 
 @cache

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from meshca.authority.actions import IssuerPolicy, RootPolicy, RotationPolicy
+from meshca.authority.evidence import BundleFact, Channel
 from meshca.authority.plan import Fleet
 from meshca.authority.ring import AuthorityKind, AuthorityRing
 from meshca.errors import MeshcaError
@@ -143,6 +144,23 @@ class FoundedCa:
     def issuer_key_ids(self) -> set[str]:
         """The keys that the ring says its issuers have."""
         return {a.key_id for a in self.ring.of(AuthorityKind.ISSUER)}
+
+
+def rotated_root(ca: FoundedCa, csr: bytes) -> FoundedCa:
+    """The same where the next root signs, cross-signed, and a certificate lives under the one from before."""
+    ca.root = RootPolicy(timedelta(days=3650), SOAK, ca.policy.max_leaf_ttl, automatic=False, cross_sign=True)
+    ca.restart()
+    ca.keeper.refresh()
+    prepared = ca.issue(WORKLOAD, SigningRequest(csr, 86400)).certificate.prepared
+    ca.control.begin("yearly")
+    ca.rotation.tick()
+    now = ca.clock.now().replace(microsecond=0)
+    ca.evidence.add([BundleFact(prepared.serial_hex, str(WORKLOAD.id), 2, Channel.STREAM, prepared.not_after, now)])
+    for _ in range(3):
+        ca.clock.move(SOAK)
+        ca.rotation.tick()
+    assert [a.state.value for a in ca.ring.of(AuthorityKind.ROOT)] == ["old", "active"]
+    return ca
 
 
 def _given(coroutine: Coroutine[object, None, T]) -> T:

@@ -47,6 +47,30 @@ def test_the_steps_say_who_must_have_what() -> None:
     assert "; " not in plan(3, 0).steps[1].what
 
 
+EXTERNAL = replace(authority(1, AuthorityKind.ROOT, AuthorityState.ACTIVE), key_id="")
+
+
+@pytest.mark.parametrize(
+    ("ring", "words"),
+    [
+        (RING, "; the old one signs it, too, for those who lack it"),
+        (ring_of(EXTERNAL, sequence=7), "; cross_sign has no effect: the key of root root1 is not here"),
+        (
+            ring_of(authority(1, AuthorityKind.ROOT, AuthorityState.TAINTED), sequence=7),
+            "; cross_sign has no effect: no root is active",
+        ),
+        (
+            ring_of(authority(1, AuthorityKind.ROOT, AuthorityState.ACTIVE, ttl=timedelta(0)), sequence=7),
+            "; cross_sign has no effect: root root1 is not valid now",
+        ),
+    ],
+)
+def test_where_a_cross_certificate_is_wanted_it_says_whether_there_will_be_one(ring: AuthorityRing, words: str) -> None:
+    policy = replace(POLICY, root=replace(POLICY.root, cross_sign=True))
+    made = plan_rotation(ring, policy, Evidence(at=FOUNDED), FLEET, FOUNDED)
+    assert made.steps[0].what == f"a new root is made; bundle 8 has both{words}"
+
+
 def test_where_nothing_signs_the_soak_is_as_long_as_servers_need_to_hear() -> None:
     tainted = ring_of(authority(1, AuthorityKind.ROOT, AuthorityState.TAINTED), sequence=7)
     assert ends(plan(1, 0, ring=tainted))["soak"] == PUSH + MINUTE

@@ -18,6 +18,7 @@ from meshca.authority.ring import (
     AuthorityKind,
     AuthorityRing,
     AuthorityState,
+    CrossCertificate,
     Prepared,
     RingEvent,
     RootRotation,
@@ -68,6 +69,46 @@ def test_each_pair_of_state_and_step_does_what_the_table_says(
         return
     moved = apply(ring, Advanced(f"{kind.value}1", step)).find(f"{kind.value}1")
     assert (moved.state if moved else None) == LEGAL[state, step]
+
+
+CROSS = CrossCertificate(b"cross", "root1", FOUNDED + timedelta(days=30))
+
+
+def crossed(signer: AuthorityState | None, root: AuthorityState = ACTIVE) -> AuthorityRing:
+    """A root with an issuing CA, and a cross certificate by another in that state (None: gone)."""
+    others = () if signer is None else (authority(1, ROOT, signer),)
+    return ring_of(
+        *others, replace(authority(2, ROOT, root), cross=CROSS), authority(3, ISSUER, OLD, issuer_id="root2")
+    )
+
+
+@pytest.mark.parametrize(
+    ("ring", "offered"),
+    [
+        (crossed(OLD), True),
+        (crossed(ACTIVE, OLD), True),
+        (crossed(None), False),
+        (crossed(TAINTED), False),
+        (crossed(REVOKED), False),
+        (crossed(PREPARED), False),
+        (crossed(OLD, TAINTED), False),
+        (crossed(OLD, REVOKED), False),
+    ],
+)
+def test_a_cross_certificate_is_offered_while_both_roots_are_in_use(ring: AuthorityRing, offered: bool) -> None:
+    assert ring.cross_of(ring.of(ISSUER)[0]) == (CROSS if offered else None)
+
+
+def test_other_issuing_cas_have_no_cross_certificate() -> None:
+    ring = crossed(OLD)
+    assert ring.cross_of(authority(4, issuer_id="root1")) is None
+    assert ring.cross_of(authority(4, issuer_id="gone")) is None
+
+
+def test_an_abort_takes_the_successors_cross_certificate_away() -> None:
+    ring = replace(crossed(OLD), rotation=RootRotation("operator", "x", FOUNDED, "root1", "root2"))
+    after = apply(ring, RotationAborted(FOUNDED))
+    assert [(a.id, a.state, a.cross) for a in after.of(ROOT)] == [("root1", ACTIVE, None), ("root2", OLD, None)]
 
 
 def test_activating_one_retires_the_other() -> None:

@@ -15,6 +15,7 @@ from meshca.authority.ring import (
     AuthorityKind,
     AuthorityRing,
     AuthorityState,
+    CrossCertificate,
     IssuedCrl,
     PendingIssuer,
     RenewalOrder,
@@ -41,6 +42,7 @@ def a_ring(sequence: int = 3) -> AuthorityRing:
         not_before=NOW,
         not_after=NOW + timedelta(days=3650),
         bundle_sequence=2,
+        cross=CrossCertificate(b"\x30\x01\xfe", "cc" * 20, NOW + timedelta(days=300)),
     )
     issuer = replace(
         root,
@@ -51,6 +53,7 @@ def a_ring(sequence: int = 3) -> AuthorityRing:
         chain=(b"\x30\x00", b"\xff"),
         key_id="issuer-1",
         bundle_sequence=0,
+        cross=None,
         since=NOW - timedelta(days=1),
         distrust_at=NOW + timedelta(days=7),
     )

@@ -19,16 +19,19 @@ Journal = list[tuple[str, object]]
 
 @dataclass
 class JournalledLedger:
-    """`ports.CertificateLedger`: writes down each record; raises UNAVAILABLE, and records nothing, while `out`, and on
-    `tail` while `unreadable`."""
+    """`ports.CertificateLedger`: writes down each record; raises UNAVAILABLE, and records nothing, while `out`, or
+    after `out_after` more records, and on `tail` while `unreadable`."""
 
     inner: CertificateLedger
     journal: Journal = field(default_factory=list)
     out: bool = False
     unreadable: bool = False
+    out_after: int | None = None
 
     def record(self, records: Sequence[CertificateRecord]) -> None:
         self.journal.append(("record", tuple(records)))
+        self.out = self.out or self.out_after == 0
+        self.out_after = None if self.out_after is None else self.out_after - 1
         if self.out:
             raise unavailable("the ledger cannot be written: database or disk is full", retry_after=1.0)
         self.inner.record(records)

@@ -21,15 +21,20 @@ from pkilint import loader
 from pkilint.pkix import certificate, extension, name
 from pkilint.validation import ValidationFindingSeverity
 
+from meshca.errors import MeshcaError
 from meshca.pki.certificates import der_to_pem
 from meshca.pki.keys import CA_ALGORITHMS, KeyAlgorithm
 from meshca.pki.prepare import prepare
 from meshca.pki.profiles import Grant, IssuanceProfile
 from meshca.pki.sign import sign
+from meshca.spiffe.bundles import TrustBundle
 from meshca.spiffe.ids import SpiffeId
+from meshca.spiffe.verification import verify_x509_svid
 from tests.assets.authorities import (
     FOUNDED,
+    MESH,
     MemoryCa,
+    new_cross,
     new_issuer,
     new_root,
     request_for,
@@ -134,6 +139,51 @@ def test_openssl_refuses_a_ca_below_an_issuer_as_it_should(tmp_path: Path) -> No
     assert "path length constraint exceeded" in output
 
 
+@cache
+def crossed(algorithm: KeyAlgorithm) -> tuple[MemoryCa, MemoryCa, bytes, bytes, bytes]:
+    """The old root, the new one, the new one by the old one, an issuing CA under the new one, and a leaf."""
+    old, new = standing_root(algorithm), new_root(signer=signer_of(KeyAlgorithm.P256, 101))
+    issuer = new_issuer(new, signer=signer_of(KeyAlgorithm.P256, 202))
+    return old, new, new_cross(new, old).der, issuer.der, leaf_of(issuer, KeyAlgorithm.P256)
+
+
+@needs_openssl
+@pytest.mark.parametrize("ca", CA_ALGORITHMS)
+@pytest.mark.parametrize("purpose", ["sslserver", "sslclient"])
+def test_openssl_takes_a_crossed_chain_whichever_root_it_trusts(ca: KeyAlgorithm, purpose: str, tmp_path: Path) -> None:
+    old, new, cross, issuer, end = crossed(ca)
+    for root in (old, new):
+        passed, output = openssl_verify(tmp_path, root.der, (issuer, cross), end, purpose)
+        assert passed, output
+    passed, output = openssl_verify(tmp_path, old.der, (issuer,), end, purpose)
+    assert not passed, "it is the cross certificate that does it"
+    passed, output = openssl_verify(tmp_path, old.der, (issuer,), cross, "any")
+    assert passed, output
+
+
+@needs_openssl
+def test_openssl_takes_no_more_than_one_ca_below_a_cross_certificate(tmp_path: Path) -> None:
+    old, new, cross, _, _ = crossed(KeyAlgorithm.P256)
+    middle = new_root(signer=signer_of(KeyAlgorithm.P256, 104))
+    below = new_issuer(middle, signer=signer_of(KeyAlgorithm.P256, 203))
+    end = leaf_of(below, KeyAlgorithm.P256)
+    untrusted = (below.der, new_cross(middle, new).der, cross)
+    passed, output = openssl_verify(tmp_path, old.der, untrusted, end, "sslserver")
+    assert not passed
+    assert "path length constraint exceeded" in output
+
+
+@pytest.mark.parametrize("trusted", [("old",), ("new",), ("old", "new"), ("new", "old")])
+def test_our_own_verifier_takes_a_crossed_chain_whichever_root_it_trusts(trusted: tuple[str, ...]) -> None:
+    old, new, cross, issuer, end = crossed(KeyAlgorithm.P256)
+    roots = tuple({"old": old, "new": new}[name].der for name in trusted)
+    bundles = {MESH: TrustBundle(MESH, roots, 1)}
+    assert str(verify_x509_svid([end, issuer, cross], bundles, now=NOW)) == ID
+    if trusted == ("old",):
+        with pytest.raises(MeshcaError, match="no valid path"):
+            verify_x509_svid([end, issuer], bundles, now=NOW)
+
+
 @pytest.mark.parametrize("ca", CA_ALGORITHMS)
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_cryptographys_verifier_finds_the_identity(ca: KeyAlgorithm, leaf: KeyAlgorithm) -> None:
@@ -176,7 +226,7 @@ def pkilint_findings(der: bytes) -> set[str]:
 def test_pkilint_finds_nothing_but_what_is_filtered(ca: KeyAlgorithm) -> None:
     root, issuer, _ = chain(ca, KeyAlgorithm.P256)
     leaves = [chain(ca, leaf)[2] for leaf in LEAVES]
-    for der in (root, issuer, *leaves):
+    for der in (root, issuer, crossed(ca)[2], *leaves):
         assert pkilint_findings(der) == set(FILTER)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from meshca.errors import ErrorKind, MeshcaError
 from meshca.pki.certificates import PreparedCertificate
 from meshca.pki.keys import CA_ALGORITHMS, KeyAlgorithm, KeyFamily
-from meshca.pki.lint import lint_issuer, lint_leaf, lint_root
+from meshca.pki.lint import lint_cross, lint_issuer, lint_leaf, lint_root
 from meshca.pki.prepare import prepare
 from meshca.pki.profiles import Grant, IssuanceProfile
 from meshca.pki.signatures import SIGNATURE_ALGORITHMS
@@ -23,6 +23,7 @@ from tests.assets.authorities import (
     FOUNDED,
     MESH,
     leaf_family,
+    new_cross,
     new_issuer,
     new_root,
     request_for,
@@ -78,6 +79,14 @@ def lint_as_root(prepared: PreparedCertificate) -> None:
 
 def lint_as_issuer(prepared: PreparedCertificate) -> None:
     lint_issuer(prepared, standing_root().issuer, str(MESH.id), FOUNDED)
+
+
+NEXT = new_root(ttl=timedelta(days=30), signer=signer_of(KeyAlgorithm.P256, 101))
+CROSS = new_cross(NEXT, standing_root()).prepared
+
+
+def lint_as_cross(prepared: PreparedCertificate) -> None:
+    lint_cross(prepared, NEXT.issuer, standing_root().issuer, str(MESH.id), FOUNDED)
 
 
 def edited(prepared: PreparedCertificate, edit: Edit) -> PreparedCertificate:
@@ -322,6 +331,7 @@ def test_no_changed_byte_of_a_leaf_passes() -> None:
     [
         pytest.param(standing_root().prepared, lint_as_root, id="root"),
         pytest.param(standing_issuer().prepared, lint_as_issuer, id="issuer"),
+        pytest.param(CROSS, lint_as_cross, id="cross"),
     ],
 )
 def test_no_flipped_bit_of_a_ca_passes(
@@ -462,6 +472,46 @@ def test_a_ca_that_differs_is_found(mutant: str) -> None:
     edit, problem = CA_MUTANTS[mutant]
     assert finding(lambda: lint_as_root(edited(standing_root().prepared, edit))) == problem
     assert finding(lambda: lint_as_issuer(edited(standing_issuer().prepared, edit))) == problem
+
+
+@pytest.mark.parametrize("mutant", CA_MUTANTS.keys() - {"may sign CAs below"})
+def test_a_cross_certificate_that_differs_is_found(mutant: str) -> None:
+    edit, problem = CA_MUTANTS[mutant]
+    assert finding(lambda: lint_as_cross(edited(CROSS, edit))) == problem
+
+
+def test_a_cross_certificate_of_another_root_or_by_another_is_found() -> None:
+    other = new_root(signer=signer_of(KeyAlgorithm.P256, 102))
+    domain = str(MESH.id)
+    assert finding(lambda: lint_cross(CROSS, other.issuer, standing_root().issuer, domain, FOUNDED)) == (
+        "the public key is not that of the root"
+    )
+    assert finding(lambda: lint_cross(CROSS, NEXT.issuer, other.issuer, domain, FOUNDED)) == (
+        "the issuer name is not the issuer's subject"
+    )
+
+
+def test_a_cross_certificate_that_would_outlive_either_root_is_found() -> None:
+    for end, problem in (
+        (standing_root().issuer.not_after, "it would outlive its issuer"),
+        (NEXT.issuer.not_after, "it would outlive the root that it stands for"),
+    ):
+        after = end + timedelta(seconds=1)
+        longer = replace(edited(CROSS, set_times(utc(CROSS.not_before), utc(after))), not_after=after)
+        assert finding(lambda longer=longer: lint_as_cross(longer)) == problem  # type: ignore[misc]
+    before = NEXT.issuer.not_before - timedelta(seconds=1)
+    earlier = replace(edited(CROSS, set_times(utc(before), utc(CROSS.not_after))), not_before=before)
+    older = replace(standing_root().issuer, certificate_der=new_root(now=FOUNDED - timedelta(days=1)).der)
+    assert (
+        finding(lambda: lint_cross(earlier, NEXT.issuer, older, str(MESH.id), FOUNDED))
+        == "it would be valid before the root that it stands for"
+    )
+
+
+def test_a_cross_certificate_without_a_bound_or_room_for_an_issuing_ca_is_found() -> None:
+    for constraints in (PATH_LENGTH_0, tlv(SEQUENCE, CRITICAL)):
+        edit = set_extension(CA_BASIC, ext(19, constraints, critical=True))
+        assert finding(lambda edit=edit: lint_as_cross(edited(CROSS, edit))) == not_right(19)  # type: ignore[misc]
 
 
 def test_an_issuer_with_its_roots_name_is_found() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -70,6 +71,51 @@ def test_no_ca_certificate_is_signed_while_the_ledger_is_out(kind: str) -> None:
     assert refused.value.kind is ErrorKind.UNAVAILABLE
     assert ca.journal == ["record"]
     assert set(ca.memory_keys._signers) == keys  # each tick tries again: none may leave a key behind
+
+
+def test_a_successor_is_cross_signed_by_the_active_root_where_that_is_wanted() -> None:
+    ca = found_ca()
+    old = ca.ring.active(AuthorityKind.ROOT)
+    assert old is not None
+    ca.clock.move(DAY)
+    plain = ca.maker.make_successor(ca.ring, P256, YEAR, cross_sign=False)
+    assert plain.cross is None
+    ca.forget_journal()
+    made = ca.maker.make_successor(ca.ring, P256, YEAR, cross_sign=True)
+    assert made.cross is not None
+    certificate = x509.load_der_x509_certificate(made.cross.certificate)
+    root = x509.load_der_x509_certificate(made.certificate)
+    certificate.verify_directly_issued_by(x509.load_der_x509_certificate(old.certificate))
+    assert (certificate.subject, spki_of(certificate.public_key())) == (root.subject, spki_of(root.public_key()))
+    assert (made.cross.signer_id, made.cross.not_after) == (old.id, FOUNDED + DAY + YEAR)
+    assert certificate.not_valid_after_utc == made.cross.not_after
+    assert ca.journal == ["record", "sign"] * 2
+    record = ca.ledger.find(LedgerQuery(limit=1)).records[0]
+    assert (record.kind, record.issuer_id, int(record.serial, 16)) == ("cross", old.id, certificate.serial_number)
+    assert record.key_fingerprint == fingerprint(spki_of(root.public_key()))
+
+
+def test_no_cross_certificate_is_signed_while_the_ledger_is_out_and_no_key_is_left_behind() -> None:
+    ca = found_ca()
+    keys = set(ca.memory_keys._signers)
+    ca.ledger.out_after = 1
+    with pytest.raises(MeshcaError) as refused:
+        ca.maker.make_successor(ca.ring, P256, YEAR, cross_sign=True)
+    assert refused.value.kind is ErrorKind.UNAVAILABLE
+    assert ca.journal == ["record", "sign", "record"]
+    assert set(ca.memory_keys._signers) == keys
+
+
+def test_a_root_is_made_without_a_cross_certificate_where_the_active_one_can_sign_none() -> None:
+    ca = found_ca(root_ttl=40 * DAY)
+    root = ca.ring.active(AuthorityKind.ROOT)
+    assert root is not None
+    external = AuthorityRing(MESH, 1, (replace(root, key_id=""),))
+    tainted = AuthorityRing(MESH, 1, (replace(root, state=AuthorityState.TAINTED),))
+    for ring in (external, tainted, AuthorityRing(MESH)):
+        assert ca.maker.make_successor(ring, P256, YEAR, cross_sign=True).cross is None
+    ca.clock.move(41 * DAY)
+    assert ca.maker.make_successor(ca.ring, P256, YEAR, cross_sign=True).cross is None, "it has ended"
 
 
 def test_a_domain_is_not_founded_twice() -> None:

@@ -17,11 +17,14 @@ from meshca.errors import ErrorKind, MeshcaError
 from meshca.pki.keys import KeyAlgorithm
 from meshca.pki.prepare import CA_BACKDATE
 from meshca.pki.profiles import IssuanceProfile
+from meshca.services.control import Order
 from meshca.services.issuance import SigningRequest
 from meshca.services.signing import Signing, open_state
-from tests.assets.authorities import FOUNDED
+from meshca.spiffe.bundles import TrustBundle
+from meshca.spiffe.verification import verify_x509_svid
+from tests.assets.authorities import FOUNDED, MESH
 from tests.assets.csrs import good_pem, key_of
-from tests.assets.founded import POLICY, SOAK, WORKLOAD, FoundedCa, found_ca
+from tests.assets.founded import POLICY, SOAK, WORKLOAD, FoundedCa, found_ca, rotated_root
 
 DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
 CSR = good_pem(key_of(KeyAlgorithm.P256))
@@ -149,6 +152,71 @@ def test_of_two_servers_one_wins_and_the_other_follows() -> None:
     other.refresh()
     assert signing.current().issuer == ca.signing.current().issuer
     assert ca.second_rotation(signing).tick() == 0
+
+
+def chain_of(ca: FoundedCa) -> tuple[bytes, ...]:
+    issued = ca.issue(WORKLOAD, SigningRequest(CSR))
+    prepared = issued.certificate.prepared
+    return (issued.certificate.der, *issued.state.issuer.path_for(prepared.not_after))
+
+
+def test_chains_under_a_new_root_end_with_its_cross_certificate_until_the_old_one_is_gone() -> None:
+    ca = found_ca()
+    old = ca.ring.bundle()
+    assert len(ca.signing.current().issuer.path_for(FOUNDED)) == 1
+    rotated_root(ca, CSR)
+    new = ca.ring.active(AuthorityKind.ROOT)
+    assert new is not None
+    assert new.cross is not None
+    chain = chain_of(ca)
+    assert chain[2:] == (new.cross.certificate,)
+    alone = TrustBundle(MESH, (new.certificate,), 9)
+    for bundle in (old, alone, ca.ring.bundle()):
+        assert verify_x509_svid(chain, {MESH: bundle}, now=ca.clock.now()) == WORKLOAD.id
+    with pytest.raises(MeshcaError, match="no valid path"):
+        verify_x509_svid(chain[:2], {MESH: old}, now=ca.clock.now())
+    ca.clock.move(2 * POLICY.max_leaf_ttl)
+    ca.rotation.tick()
+    assert [a.state.value for a in ca.ring.of(AuthorityKind.ROOT)] == ["active"]
+    assert len(chain_of(ca)) == 2
+
+
+@pytest.mark.parametrize("step", ["taint the old one", "taint the new one", "abort"])
+def test_a_cross_certificate_leaves_chains_where_a_root_is_given_up(step: str) -> None:
+    ca = rotated_root(found_ca(), CSR)
+    old, new = ca.ring.of(AuthorityKind.ROOT)
+    if step == "abort":
+        ca.control.abort("not now")
+        ca.rotation.tick()
+        assert all(root.cross is None for root in ca.ring.of(AuthorityKind.ROOT))
+        assert len(chain_of(ca)) == 2
+        return
+    tainted = old if step == "taint the old one" else new
+    ca.control.carry_out(Order(Step.TAINT, tainted.id, "exposed"))
+    state = ca.signing.latest().for_own()
+    assert len(state.issuer.path_for(ca.clock.now())) == 1
+    alarms = [
+        alarm.message for alarm in ca.control.standing().alarms if "has signed a certificate of it" in alarm.message
+    ]
+    assert len(alarms) == (tainted is new)
+
+
+def test_no_chain_has_a_cross_certificate_that_ends_before_its_leaf() -> None:
+    ca = rotated_root(found_ca(), CSR)
+    issuer = ca.signing.current().issuer
+    new = ca.ring.active(AuthorityKind.ROOT)
+    assert new is not None
+    assert new.cross is not None
+    assert len(issuer.path_for(new.cross.not_after)) == 2
+    assert len(issuer.path_for(new.cross.not_after + SECOND)) == 1
+    assert [len(issuer.pem_path_for(new.cross.not_after + each)) for each in (0 * SECOND, SECOND)] == [2, 1]
+
+
+def test_a_root_that_an_operator_prepares_is_cross_signed_too() -> None:
+    ca = rotated_root(found_ca(), CSR)
+    made = ca.control.prepare(AuthorityKind.ROOT, "in time")
+    assert made.cross is not None
+    assert made.cross.signer_id == ca.ring.active(AuthorityKind.ROOT).id  # type: ignore[union-attr]
 
 
 def test_who_is_revoked_does_not_hold_a_rotation_up_and_counts_again_when_that_is_taken_back() -> None:

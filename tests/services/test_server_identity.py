@@ -21,9 +21,10 @@ from meshca.services.server_identity import ServerIdentity, ServerNames, TlsMate
 from tests.assets.authorities import FOUNDED, MESH
 from tests.assets.csrs import good_pem, key_of
 from tests.assets.der import spki_of
-from tests.assets.founded import WORKLOAD, FoundedCa, found_ca
+from tests.assets.founded import WORKLOAD, FoundedCa, found_ca, rotated_root
 
 DAY = timedelta(days=1)
+CSR = good_pem(key_of(KeyAlgorithm.P256))
 NAMES = ServerNames(("localhost", "ca.example"), (ipaddress.ip_address("127.0.0.1"),))
 
 
@@ -103,6 +104,17 @@ def test_it_follows_the_active_issuer_long_before_half_its_life() -> None:
     server.ca.rotation.tick()
     second = server.identity.ensure()
     assert first.issuer_id != second.issuer_id == server.ca.signing.current().issuer.authority_id
+
+
+def test_its_chain_has_the_cross_certificate_as_long_as_others_chains_do() -> None:
+    ca = rotated_root(found_ca(), CSR)
+    identity = ServerIdentity(ca.issuance, ca.signing, ca.clock, MESH, NAMES, 10 * DAY)
+    material = identity.ensure()
+    assert len(x509.load_pem_x509_certificates(material.chain)) == 3
+    assert identity.ensure() is material
+    ca.clock.move(DAY)
+    ca.rotation.tick()
+    assert len(x509.load_pem_x509_certificates(identity.ensure().chain)) == 2, "long before half its life"
 
 
 def test_while_it_cannot_be_renewed_the_old_one_stays() -> None:

@@ -39,9 +39,9 @@ def test_a_document_of_format_1_is_read_without_what_it_did_not_know() -> None:
     for unknown in ("rotation", "held_since", "renewal", "crls", "pending", "directory", "announced"):
         del document[unknown]
     for authority in document["authorities"]:
-        del authority["since"], authority["distrust_at"]
+        del authority["since"], authority["distrust_at"], authority["cross"]
     ring = a_ring()
-    authorities = tuple(replace(authority, since=None, distrust_at=None) for authority in ring.authorities)
+    authorities = tuple(replace(authority, since=None, distrust_at=None, cross=None) for authority in ring.authorities)
     old = replace(ring, authorities=authorities, rotation=None, held_since=None, renewal=None)
     old = replace(old, crls=(), pending=None, directory="", announced=())
     assert read_ring(json.dumps(document)) == old
@@ -60,6 +60,14 @@ def test_a_document_of_format_3_is_read_without_an_upstream_authority() -> None:
     document["format"] = 3
     del document["announced"]
     assert read_ring(json.dumps(document)) == replace(a_ring(), announced=())
+
+
+def test_a_document_from_before_there_were_cross_certificates_is_read_without() -> None:
+    document = json.loads(write_ring(a_ring()))
+    for authority in document["authorities"]:
+        del authority["cross"]
+    authorities = tuple(replace(authority, cross=None) for authority in a_ring().authorities)
+    assert read_ring(json.dumps(document)) == replace(a_ring(), authorities=authorities)
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -87,6 +95,9 @@ Change = Callable[[dict[str, Any]], object]
         lambda d: d["authorities"][0].update(certificate=None),
         lambda d: d["authorities"][0].update(not_after=10**20),
         lambda d: d["authorities"][0].update(key_id=7),
+        lambda d: d["authorities"][0].update(cross="x"),
+        lambda d: d["authorities"][0]["cross"].pop("signer_id"),
+        lambda d: d["authorities"][0]["cross"].update(not_after=None),
         lambda d: d.pop("renewal"),
         lambda d: d["renewal"].update(issuer_ids="bb"),
         lambda d: d["renewal"].update(seconds=None),
