@@ -28,19 +28,21 @@ async def get(
     address: Address,
     path: str = "/",
     *,
+    method: str = "GET",
     headers: Mapping[str, str] | None = None,
     tls: ssl.SSLContext | None = None,
     seconds: float = TIMEOUT_SECONDS,
 ) -> Response:
-    """One GET on a new connection. Raises OSError, TimeoutError or ValueError where no whole answer comes."""
+    """One GET on a new connection, or another method without a body. Raises OSError, TimeoutError or ValueError where
+    no whole answer comes."""
     async with asyncio.timeout(seconds):
         reader, writer = await _connect(address, tls)
         try:
-            lines = [f"GET {path} HTTP/1.1", "host: load", "connection: close"]
+            lines = [f"{method} {path} HTTP/1.1", "host: load", "connection: close"]
             lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
             writer.write("\r\n".join([*lines, "", ""]).encode())
             await writer.drain()
-            return _parse(await reader.read())
+            return _parse(await reader.read(), has_body=method != "HEAD")
         finally:
             writer.close()
 
@@ -52,7 +54,7 @@ async def _connect(address: Address, tls: ssl.SSLContext | None) -> tuple[asynci
     return await asyncio.open_connection(address.host, address.port, ssl=tls, server_hostname=name)
 
 
-def _parse(answer: bytes) -> Response:
+def _parse(answer: bytes, *, has_body: bool = True) -> Response:
     head, separator, body = answer.partition(b"\r\n\r\n")
     if not separator:
         raise ConnectionError(f"the connection ended after {len(answer)} bytes, within the answer's head")
@@ -60,7 +62,7 @@ def _parse(answer: bytes) -> Response:
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     if headers.get("transfer-encoding") == "chunked":
         body = _dechunk(body)
-    elif int(headers.get("content-length", len(body))) != len(body):
+    elif has_body and int(headers.get("content-length", len(body))) != len(body):
         raise ConnectionError(f"the connection ended after {len(body)} of {headers['content-length']} bytes")
     return Response(int(status_line.split(" ")[1]), headers, body)
 

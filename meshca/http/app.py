@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
@@ -11,21 +11,20 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from meshca.http.distribution_point import FindList, distribution_point, missing
+
 # None where all is well, otherwise what is wrong, in words that may be shown. Called on the event loop: never blocks.
 Check = Callable[[], str | None]
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_CRL_TYPE = "application/pkix-crl"  # RFC 2585 section 4.2
 
 
-def build_app(
-    checks: Mapping[str, Check], registry: CollectorRegistry, crl: Callable[[str], bytes | None] = lambda _: None
-) -> Starlette:
+def build_app(checks: Mapping[str, Check], registry: CollectorRegistry, crl: FindList = lambda _: None) -> Starlette:
     """`/livez`, `/startupz`, `/readyz`, `/metrics` and `/crl/<issuer id>`.
 
     `/livez` answers 200 while the loop runs; `/readyz` 503 while a check fails; `/startupz` 503 until all of them have
     held once. The body lists the checks that fail, one a line: `name: what is wrong`. `checks` is read at each probe.
-    `crl` gives the revocation list (DER) of an issuing CA, or None: a distribution point of RFC 5280 section 4.2.1.13.
+    `crl` gives the revocation list of an issuing CA, or None: see `http.distribution_point`.
     """
     probes = _Probes(checks)
     return Starlette(
@@ -34,7 +33,7 @@ def build_app(
             Route("/startupz", probes.started),
             Route("/readyz", probes.ready),
             Route("/metrics", _metrics(registry)),
-            Route("/crl/{issuer_id}", _distribution_point(crl)),
+            Route("/crl/{issuer_id}", distribution_point(crl)),
         ],
         exception_handlers={404: _not_found},
     )
@@ -70,17 +69,5 @@ def _metrics(registry: CollectorRegistry) -> Callable[[Request], Response]:
     return scrape
 
 
-def _distribution_point(crl: Callable[[str], bytes | None]) -> Callable[[Request], Awaitable[Response]]:
-    async def fetch(request: Request) -> Response:
-        found = crl(request.path_params["issuer_id"])
-        return _missing() if found is None else Response(found, headers={"content-type": _CRL_TYPE})
-
-    return fetch
-
-
 async def _not_found(_request: Request, _error: Exception) -> Response:
-    return _missing()
-
-
-def _missing() -> Response:
-    return PlainTextResponse("not found\n", 404)
+    return missing()

@@ -54,6 +54,8 @@ def lint_leaf(
         ExtensionOID.SUBJECT_KEY_IDENTIFIER: (False, _tlv(0x04, subject_key_identifier(prepared.spki))),
         ExtensionOID.AUTHORITY_KEY_IDENTIFIER: (False, _tlv(0x30, _tlv(0x80, issuer.key_identifier))),
     }
+    if profile.crl_url:
+        expected[ExtensionOID.CRL_DISTRIBUTION_POINTS] = (False, _distribution_points(profile.crl_url, issuer))
     _check_extensions(tbs, expected)
 
 
@@ -189,6 +191,12 @@ def _names(grant: Grant) -> bytes:
     names += [_tlv(0x82, name.encode("ascii")) for name in grant.dns_names]
     names += [_tlv(0x87, address.packed) for address in grant.ip_addresses]
     return _tlv(0x30, b"".join(names))
+
+
+def _distribution_points(crl_url: str, issuer: Issuer) -> bytes:
+    """One point, with the URI as its full name and nothing else (RFC 5280 section 4.2.1.13)."""
+    uri = _tlv(0x86, f"{crl_url}/{issuer.authority_id}".encode("ascii"))
+    return _tlv(0x30, _tlv(0x30, _tlv(0xA0, _tlv(0xA0, uri))))
 
 
 def _tlv(tag: int, content: bytes) -> bytes:

@@ -26,7 +26,7 @@ from meshca.pki.certificates import (
 )
 from meshca.pki.csr import CertificateRequest
 from meshca.pki.keys import KeyAlgorithm, KeyFamily
-from meshca.pki.profiles import Grant, IPAddress, IssuanceProfile
+from meshca.pki.profiles import Grant, IPAddress, IssuanceProfile, crl_address
 from meshca.pki.signatures import SIGNATURE_ALGORITHMS
 from meshca.spiffe.ids import SpiffeId, TrustDomain
 
@@ -74,6 +74,7 @@ def prepare(
         _LEAF_EXTENDED_KEY_USAGE,
         _subject_key_identifier(subject_key_identifier(request.spki)),
         issuer.authority_key_identifier,
+        *((_distribution_point(crl_address(profile.crl_url, issuer.authority_id)),) if profile.crl_url else ()),
     ]
     return _prepared(
         kind=kind,
@@ -264,6 +265,14 @@ def _subject_alt_name(
 def _leaf_subject(organization: str) -> asn1.TLV:
     attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization)] if organization else []
     return raw(x509.Name(attributes).public_bytes())
+
+
+@lru_cache(maxsize=64)
+def _distribution_point(address: str) -> Extension:
+    """RFC 5280 section 4.2.1.13: one point with a URI, for all reasons, its list signed by the issuer itself."""
+    point = x509.DistributionPoint([x509.UniformResourceIdentifier(address)], None, None, None)
+    value = x509.CRLDistributionPoints([point])
+    return extension(ExtensionOID.CRL_DISTRIBUTION_POINTS, critical=False, value=value)
 
 
 def _subject_key_identifier(key_id: bytes) -> Extension:

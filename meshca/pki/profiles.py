@@ -19,7 +19,8 @@ _DNS_NAME = re.compile(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](
 @dataclass(frozen=True, slots=True)
 class IssuanceProfile:
     """The rules for leaves: lifetimes, how far notBefore is set back for skewed clocks, key families admitted, and the
-    organization in the subject; without one the subject is empty, as X509-SVID prefers.
+    organization in the subject; without one the subject is empty, as X509-SVID prefers. Under `crl_url`, if any, the
+    revocation list of each issuing CA is found by its id.
     """
 
     default_ttl: timedelta = timedelta(hours=1)
@@ -27,6 +28,7 @@ class IssuanceProfile:
     backdate: timedelta = timedelta(seconds=60)
     key_types: frozenset[KeyFamily] = DEFAULT_FAMILIES
     organization: str = ""
+    crl_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,11 @@ class Grant:
         for name in self.dns_names:
             if not is_dns_name(name):
                 raise invalid(f"DNS name {name!r} is not a lower-case host name")
+
+
+def crl_address(crl_url: str, authority_id: str) -> str:
+    """Where the revocation list of an issuing CA is found."""
+    return f"{crl_url}/{authority_id}"
 
 
 def is_dns_name(name: str) -> bool:

@@ -16,7 +16,7 @@ from cryptography import x509
 
 from meshca.authority.journal import SCHEDULE, entry_for
 from meshca.authority.ring import Authority, AuthorityRing, CrlsPublished, IssuedCrl, apply
-from meshca.errors import ErrorKind, MeshcaError, conflict
+from meshca.errors import ErrorKind, MeshcaError, conflict, unavailable
 from meshca.pki.certificates import CertificateKind
 from meshca.pki.crl import MAX_ENTRIES, RevokedSerial, lint_crl, prepare_crl, revoked_serials, sign_crl
 from meshca.pki.records import CertificateRecord, LedgerQuery
@@ -27,6 +27,8 @@ from meshca.spiffe.bans import Ban, BanKind, BanList
 from meshca.spiffe.revocation_lists import check_revocation_lists
 
 VALIDITY = timedelta(days=7)
+# A list may be replaced at any moment, and says for a week what it says: whoever keeps it is to ask again soon.
+FRESH = timedelta(minutes=5)
 _ATTEMPTS = 5
 _PAGE = 10_000
 
@@ -38,6 +40,15 @@ def crl_validity(longest_leaf: timedelta) -> timedelta:
     """For how long a list is good. It is made anew at half of that, and what is left then is more than any leaf's life:
     nobody is left with a good certificate and a list that has ended, however long the server is away."""
     return max(VALIDITY, 2 * longest_leaf)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedList:
+    """A list (DER) as it is given to whoever asks: since when it says so, and how long it may be kept unasked."""
+
+    crl: bytes
+    since: datetime
+    fresh_for: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,34 @@ class RevocationLists:
         self._clock = clock
         self._validity = validity
         self._publishing = threading.Lock()
+        self._empty: dict[str, IssuedCrl] = {}
+        self._serving = threading.Lock()
+
+    def served(self, ring: AuthorityRing, bans: BanList, issuer_id: str) -> ServedList | None:
+        """The list of an issuing CA for whoever asks: the one in the bundle, or one of nothing while nothing is banned.
+        None where there is no such CA.
+
+        Raises UNAVAILABLE where something is banned and its list not made yet, or the key is out; CONFLICT where the CA
+        may not sign lists.
+        """
+        now, issuer = self._now(), ring.find(issuer_id)
+        if issuer is None or issuer not in ring.leaf_issuers:
+            return None
+        crl = ring.crl_of(issuer_id)
+        if crl is None and bans.bans:
+            raise unavailable("the revocation lists are yet to be made", retry_after=1.0)
+        crl = crl or self._nothing_of(issuer, ring, bans, now)
+        return ServedList(crl.crl, crl.this_update, max(min(FRESH, crl.next_update - now), timedelta(0)))
+
+    def _nothing_of(self, issuer: Authority, ring: AuthorityRing, bans: BanList, now: datetime) -> IssuedCrl:
+        """A list without entries, which is in no bundle: made when it is asked for, and kept for half its life."""
+        with self._serving:
+            known = self._empty.get(issuer.id)
+            if known is None or known.revision != bans.revision or _is_old(known, now):
+                made = self._list(issuer, (), None, bans.revision, now)
+                here = {each.id for each in ring.leaf_issuers}
+                self._empty = {key: each for key, each in self._empty.items() if key in here} | {issuer.id: made}
+            return self._empty[issuer.id]
 
     def follow(self) -> None:
         """Publishes anew where bans or issuing CAs changed, or the lists grow old; the ledger is not looked at for

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from meshca.errors import MeshcaError
 from meshca.pki.keys import CA_ALGORITHMS, DEFAULT_FAMILIES, KeyAlgorithm, KeyFamily
 from meshca.pki.prepare import CA_BACKDATE
+from meshca.pki.profiles import is_dns_name
 from meshca.services.signing import CONFIRMED_FOR
 from meshca.settings.sources import Duration, Section, Settings
 from meshca.spiffe.ids import parse_workload_id
 
+MAX_CRL_URL = 200
+_CRL_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*", re.ASCII)
 MAX_TTL_CEILING = timedelta(days=90)
 
 
@@ -123,6 +128,20 @@ class RotationSettings(Section):
         """For how long a process that has not heard of a step may act as before: until its last look at the store is
         too old, and as much again for what it then began, or for the step itself, to become durable."""
         return 2 * self.confirm_within
+
+
+class RevocationSettings(Section):
+    """How relying parties learn of revocations beside the trust bundle. `crl_url`: where the list of an issuing CA is
+    found, under its id; it goes into leaves. Default: they name no place."""
+
+    crl_url: str = ""
+
+    @field_validator("crl_url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value:
+            check_crl_url(value)
+        return value
 
 
 class AuthoritySettings(Section):
@@ -237,6 +256,7 @@ class ServerSettings(Settings):
     authority: AuthoritySettings = AuthoritySettings()
     upstream: UpstreamSettings | None = None
     downstream: DownstreamSettings = DownstreamSettings()
+    revocation: RevocationSettings = RevocationSettings()
     limits: LimitSettings = LimitSettings()
     jwt_issuers: tuple[JwtIssuerSettings, ...] = ()
 
@@ -266,6 +286,27 @@ class ServerSettings(Settings):
         if self.tick > longest:
             raise ValueError(f"tick is {self.tick}: issuing CAs of {self.issuer.ttl} need one at least every {longest}")
         return self
+
+
+def check_crl_url(value: str) -> None:
+    """Raises ValueError where it cannot stand in a certificate before `/<issuer id>`: RFC 5280 section 4.2.1.13 wants
+    HTTP, and section 8 no HTTPS, for its certificate would have to be checked in turn."""
+    parts = urlsplit(value)
+    host, path = parts.hostname or "", parts.path
+    is_plain = value == f"http://{parts.netloc}{path}" and "@" not in parts.netloc and _CRL_PATH.fullmatch(path)
+    if not is_plain or not _is_host(host) or len(value) > MAX_CRL_URL or parts.port == 0:
+        raise ValueError(
+            f"{value!r:.80} is not http://host[:port][/path], such as http://ca.example.org:15014/crl: no https, which"
+            f" RFC 5280 discourages there, no slash at its end, at most {MAX_CRL_URL} characters"
+        )
+
+
+def _is_host(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return is_dns_name(host) and not host.startswith("*")
+    return True
 
 
 def parse_listen_address(value: str) -> tuple[str, int]:

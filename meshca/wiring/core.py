@@ -73,7 +73,14 @@ def _build(settings: ServerSettings, data_dir: DataDir, stores: SqlStores, monot
     clock, signing, leaf = SystemClock(), Signing(monotonic, settings.rotation.confirm_within), settings.leaf
     authorities = build_authorities(settings, stores, keys, signing, clock, monotonic)
     trust_domain = authorities.keeper.refresh().ring.trust_domain
-    profile = IssuanceProfile(leaf.default_ttl, leaf.max_ttl, leaf.backdate, leaf.key_types, leaf.organization)
+    profile = IssuanceProfile(
+        leaf.default_ttl,
+        leaf.max_ttl,
+        leaf.backdate,
+        leaf.key_types,
+        leaf.organization,
+        settings.revocation.crl_url,
+    )
     issuance = Issuance(signing, stores.ledger, stores.join_tokens, clock, profile)
     hosts = [parse_listen_address(address)[0] for address in (settings.token_listen, settings.mtls_listen)]
     names = server_names((*settings.server_names, *_usual_names(hosts)), hosts)

@@ -23,6 +23,7 @@ from meshca.http.server import serve
 from meshca.proto.meshca.v1 import admin_pb2_grpc
 from meshca.rpc.admin import AdminDoor
 from meshca.rpc.listeners import Listener, ListenerLimits
+from meshca.services.revocation_lists import ServedList
 from meshca.settings.server import ServerSettings, parse_listen_address
 from meshca.wiring.clock import uptime
 from meshca.wiring.core import REFRESH, Core, build_core
@@ -252,9 +253,9 @@ def _ended_by_itself(task: asyncio.Task[Any]) -> MeshcaError:
     return error
 
 
-def _crl(core: Core, issuer_id: str) -> bytes | None:
-    found = core.signing.latest().ring.crl_of(issuer_id)
-    return None if found is None else found.crl
+def _crl(core: Core, issuer_id: str) -> ServedList | None:
+    state = core.signing.latest()
+    return core.authorities.lists.served(state.ring, state.bans, issuer_id)
 
 
 def _renew_identity(core: Core) -> None:

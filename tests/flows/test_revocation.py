@@ -39,6 +39,8 @@ backdate = "1s"
 [rotation]
 soak = "1s"
 confirm_within = "2s"
+[revocation]
+crl_url = "http://ca.flow.test/crl"
 """
 
 
@@ -142,11 +144,19 @@ async def test_one_certificate_is_revoked_and_its_workload_comes_back_with_anoth
         with await asyncio.to_thread(urlopen, address) as answer:
             assert answer.headers["content-type"] == "application/pkix-crl"
             assert x509.load_der_x509_crl(answer.read()) == crl
+            tag = answer.headers["etag"]
+        leaf = x509.load_pem_x509_certificates((short_tmp / "ice-files" / "cert-chain.pem").read_bytes())[0]
+        (point,) = leaf.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+        assert point.full_name is not None
+        assert point.full_name[0].value.startswith("http://ca.flow.test/crl/")
         await asyncio.to_thread(flow.run, "unban", "--serial", record["serial"][:10])
         await flow.until_status("good", 200, seconds=5)
         async with asyncio.timeout(SECONDS):
             while (short_tmp / "ice-files" / "crl.pem").exists():
                 await asyncio.sleep(0.02)
+        with await asyncio.to_thread(urlopen, address) as answer:
+            assert list(x509.load_der_x509_crl(answer.read())) == [], "there is one as long as leaves name the place"
+            assert answer.headers["etag"] != tag
 
 
 async def test_the_root_and_the_issuing_ca_change_while_lists_are_in_use_and_no_request_fails(short_tmp: Path) -> None:
@@ -179,7 +189,7 @@ async def test_another_issuing_ca_is_used_only_once_its_list_is_everywhere_and_n
             issuer_id = json.loads(made)["id"]
             activate = ("authority", "activate", issuer_id, "--data-dir", flow.server.data_dir)
             assert "revocation list" in await asyncio.to_thread(meshca, *activate, status=5)
-            # who is revoked keeps its streams closed, and is waited for until its certificate ends
+            # who is revoked keeps its streams closed, and is not waited for
             async with asyncio.timeout(SECONDS):
                 while not await asyncio.to_thread(is_done, *activate):
                     pass

@@ -235,6 +235,14 @@ def test_pkilint_finds_nothing_in_leaves_with_keys_that_must_be_allowed(leaf: Ke
     assert pkilint_findings(leaf_of(standing_issuer(), leaf)) == set(FILTER)
 
 
+def test_pkilint_finds_nothing_in_a_leaf_that_names_where_its_revocation_list_is() -> None:
+    ca, request = standing_issuer(), request_for(key_of(KeyAlgorithm.P256))
+    profile = IssuanceProfile(crl_url="http://ca.example.org:15014/crl")
+    grant = Grant(SpiffeId.parse(ID), timedelta(hours=1))
+    der = sign(prepare(request, grant, ca.issuer, profile, serial=serial(3), now=NOW), ca.signer).der
+    assert pkilint_findings(der) == set(FILTER)
+
+
 def test_pkilint_finds_what_istio_does_and_we_do_not() -> None:
     """The judge is awake: key encipherment on an EC key and a SAN that is not critical beside an empty subject."""
     issuer = standing_issuer()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -426,6 +427,32 @@ def test_a_validity_that_breaks_a_rule_is_found(not_before: datetime, not_after:
 def test_a_leaf_for_another_grant_is_found(grant: Grant) -> None:
     found = finding(lambda: lint_leaf(leaf(), grant, KeyFamily.P256, standing_issuer().issuer, PROFILE, NOW))
     assert found == not_right(17)
+
+
+CRL_URL = "http://ca.example.org:15014/crl"
+POINTING = replace(PROFILE, crl_url=CRL_URL)
+POINT = 6  # where the distribution point stands in a leaf
+
+
+def test_a_leaf_that_names_where_its_revocation_list_is_passes_where_the_profile_says_so() -> None:
+    issuer, request = standing_issuer().issuer, request_for(key_of(KeyAlgorithm.P256))
+    pointing = prepare(request, GRANT, issuer, POINTING, serial=serial(5), now=NOW)
+
+    def lint_as(profile: IssuanceProfile, leaf: PreparedCertificate = pointing) -> None:
+        lint_leaf(leaf, GRANT, KeyFamily.P256, issuer, profile, NOW)
+
+    lint_as(POINTING)
+    points = pointing.unsigned().extensions.get_extension_for_class(x509.CRLDistributionPoints)
+    assert not points.critical
+    (point,) = points.value
+    assert (point.reasons, point.crl_issuer, point.relative_name) == (None, None, None)
+    assert point.full_name is not None
+    assert [name.value for name in point.full_name] == [f"{CRL_URL}/{issuer.authority_id}"]
+    assert finding(lambda: lint_as(PROFILE)) == SET_OF_EXTENSIONS
+    assert finding(lambda: lint_as(POINTING, leaf())) == SET_OF_EXTENSIONS
+    assert finding(lambda: lint_as(replace(POINTING, crl_url=f"{CRL_URL}/x"))) == not_right(31)
+    critical = set_extension(POINT, ext(31, points.value.public_bytes(), critical=True))
+    assert finding(lambda: lint_as(POINTING, edited(pointing, critical))) == not_right(31)
 
 
 def test_a_leaf_of_another_issuer_is_found() -> None:

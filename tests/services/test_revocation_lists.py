@@ -14,7 +14,7 @@ from meshca.pki.crl import revoked_serials
 from meshca.pki.keys import KeyAlgorithm
 from meshca.services.control import Order
 from meshca.services.issuance import Issuance, SigningRequest
-from meshca.services.revocation_lists import VALIDITY, crl_validity
+from meshca.services.revocation_lists import FRESH, VALIDITY, ServedList, crl_validity
 from meshca.services.signing import Signing
 from meshca.spiffe.bans import BanKind
 from meshca.spiffe.revocation_lists import check_revocation_lists
@@ -48,6 +48,59 @@ def test_without_bans_there_are_no_lists_and_nothing_is_changed() -> None:
         ca.lists.follow()
         ca.lists.publish("operator", "x")
     assert ca.store.load().revision == revision
+
+
+def served(ca: FoundedCa, authority_id: str) -> ServedList | None:
+    state = ca.signing.latest()
+    return ca.lists.served(state.ring, state.bans, authority_id)
+
+
+def test_who_asks_for_a_list_gets_the_published_one_or_one_of_nothing_while_nothing_is_banned() -> None:
+    ca = found_ca()
+    nothing = served(ca, issuer_id(ca))
+    assert nothing is not None
+    assert served(ca, issuer_id(ca)) == nothing, "it is not signed anew each time"
+    crl = x509.load_der_x509_crl(nothing.crl)
+    issuer = x509.load_der_x509_certificate(ca.ring.active(ISSUER).certificate)  # type: ignore[union-attr]
+    assert (list(crl), crl.is_signature_valid(issuer.public_key())) == ([], True)  # type: ignore[arg-type]
+    assert (nothing.since, nothing.fresh_for) == (crl.last_update_utc, FRESH)
+    assert not ca.ring.crls, "it is in no bundle"
+    ca.clock.move(VALIDITY / 2)
+    assert served(ca, issuer_id(ca)) != nothing
+    issued_serial(ca)
+    ca.revocations.revoke(IDENTITY, "", "stolen")
+    listed_one = served(ca, issuer_id(ca))
+    assert listed_one is not None
+    assert listed_one.crl == ca.ring.crls[0].crl
+    ca.revocations.unban(IDENTITY, "")
+    again = served(ca, issuer_id(ca))
+    assert again is not None
+    assert list(x509.load_der_x509_crl(again.crl)) == []
+
+
+def test_a_list_is_fresh_for_no_longer_than_it_says() -> None:
+    ca = found_ca()
+    ca.revocations.revoke(IDENTITY, "", "stolen")
+    ca.clock.moment = ca.ring.crls[0].next_update - timedelta(seconds=7)
+    assert served(ca, issuer_id(ca)).fresh_for == timedelta(seconds=7)  # type: ignore[union-attr]
+    ca.clock.move(DAY)
+    assert served(ca, issuer_id(ca)).fresh_for == timedelta(0)  # type: ignore[union-attr]
+
+
+def test_there_are_no_lists_of_others_than_issuing_cas_that_are_accepted() -> None:
+    ca = found_ca()
+    root = ca.ring.active(AuthorityKind.ROOT)
+    assert root is not None
+    assert [served(ca, each) for each in (root.id, "", "ab12")] == [None] * 3
+
+
+def test_no_list_of_nothing_is_given_out_while_something_is_banned_and_not_listed_yet() -> None:
+    ca = found_ca()
+    state = ca.signing.latest()
+    ca.revocations.revoke(IDENTITY, "", "stolen")
+    with pytest.raises(MeshcaError) as refused:
+        ca.lists.served(state.ring, ca.signing.latest().bans, issuer_id(ca))
+    assert refused.value.kind is ErrorKind.UNAVAILABLE
 
 
 def test_a_revoked_identity_is_listed_with_every_certificate_that_it_has_at_once() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from meshca.errors import ErrorKind, MeshcaError
 from meshca.pki.keys import CA_ALGORITHMS, KeyAlgorithm, KeyFamily
-from meshca.settings.server import LeafSettings, ServerSettings, parse_listen_address
+from meshca.settings.server import LeafSettings, RevocationSettings, ServerSettings, parse_listen_address
 from meshca.settings.sources import load_settings
 
 
@@ -96,6 +96,11 @@ REFUSED = {
     "[leaf]\nmax_ttl = '1s'\ndefault_ttl = '1s'\n[issuer]\nttl = '12s'": (
         "configuration: issuer: ttl is 0:00:12: each issuing CA would be due for replacement when it is made; raise it"
     ),
+    "[revocation]\ncrl_url = 'https://ca.example.org/crl'": (
+        "configuration: revocation.crl_url: 'https://ca.example.org/crl' is not http://host[:port][/path], such as"
+        " http://ca.example.org:15014/crl: no https, which RFC 5280 discourages there, no slash at its end, at most 200"
+        " characters"
+    ),
     "tick = 0": "configuration: tick: Input should be greater than datetime.timedelta(0)",
     "server_certificate_ttl = '500ms'": (
         "configuration: server_certificate_ttl: Input should be greater than or equal to datetime.timedelta(seconds=1)"
@@ -129,6 +134,52 @@ REFUSED = {
         "configuration: jwt_issuers.0.aud: unknown key"
     ),
 }
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://ca.example.org",
+        "http://ca.example.org:15014/crl",
+        "http://10.0.0.1:15014/a/b.c/d_e~f-g",
+        "http://[2001:db8::1]:80/crl",
+        "",
+    ],
+)
+def test_a_place_for_revocation_lists(url: str) -> None:
+    assert RevocationSettings(crl_url=url).crl_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ca.example.org/crl",
+        "ldap://ca.example.org/crl",
+        "HTTP://ca.example.org/crl",
+        "http:///crl",
+        "http://",
+        "http://ca.example.org/crl/",
+        "http://ca.example.org//crl",
+        "http://ca.example.org/crl?x=1",
+        "http://ca.example.org/crl#x",
+        "http://user@ca.example.org/crl",
+        "http://user:word@ca.example.org/crl",
+        "http://ca.example.org:0/crl",
+        "http://ca.example.org:65536/crl",
+        "http://ca.example.org:port/crl",
+        "http://ca_example/crl",
+        "http://*.example.org/crl",
+        "http://ca..example.org/crl",
+        "http://[::1/crl",
+        "http://ca.example.org/cr l",
+        "http://ca.example.org/cr\u00e9l",
+        "http://ca.example.org/crl\n",
+        f"http://ca.example.org/{'x' * 200}",
+    ],
+)
+def test_no_place_for_revocation_lists(url: str) -> None:
+    with pytest.raises(ValueError, match="crl_url"):
+        RevocationSettings(crl_url=url)
 
 
 @pytest.mark.parametrize("toml", REFUSED)
