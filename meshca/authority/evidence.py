@@ -42,7 +42,8 @@ class CertificateFact:
     """A certificate was issued: one line of the ledger.
 
     `renews` is the serial of the certificate that the caller held and proved ("" for none); `proves` says that whoever
-    holds it uses the bundle `bundle_sequence` with it, as clients do that get their roots in the same answer.
+    holds it uses the bundle `bundle_sequence` with it, as clients do that get their roots in the same answer;
+    `with_lists` that revocation lists are in that answer, too, while any are in use.
     """
 
     serial: str
@@ -53,6 +54,7 @@ class CertificateFact:
     bundle_sequence: int
     proves: bool
     at: datetime
+    with_lists: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,12 @@ def proves_bundle(protocol: str, renews: str) -> bool:
     below this one speaks for everybody who relies on it, later.
     """
     return protocol != UPSTREAM and (protocol == ISTIO or not renews)
+
+
+def brings_lists(protocol: str) -> bool:
+    """Whether revocation lists come with a certificate, as they do in meshca's own protocol: who asks by Istio's gets
+    roots alone."""
+    return protocol != ISTIO
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +135,8 @@ class Evidence:
     are known by each channel, and `until` when the last of their certificates ends. Where a certificate is not in the
     ledger, `UNKNOWN` stands for its issuer. `seen` tells for how long this process has seen each authority in the state
     that it is in. `least_checking` is the lowest sequence that is known of a holder who may check revocation lists,
-    None where there is none: those that have the bundle by `CERTIFICATE` get no lists. `banned` is as `depending`, of
-    those alone who are left out of the other counts of holders.
+    None where there is none: those that have the bundle with a certificate of Istio's protocol get no lists. `banned`
+    is as `depending`, of those alone who are left out of the other counts of holders.
     """
 
     coverage: Mapping[int, Coverage] = field(default_factory=dict)
@@ -173,6 +181,7 @@ class _Holder:
     live: int = 0  # unexpired certificates, and those of them that are banned
     banned: int = 0
     is_left_out: bool = False
+    gets_lists: bool = False  # with one of its certificates
     # when the last of those certificates ends by which it said something on a stream
     streams_until: datetime | None = None
     # issuers by serial, in the order of recording: the certificate that it last proved to use, and all later ones
@@ -306,9 +315,10 @@ class EvidenceBook:
         self._lives(holder, fact.serial)
         self._sign(fact.issuer_id, fact.not_after)
         heapq.heappush(self._ends, (fact.not_after, fact.serial, fact.issuer_id, holder.serial))
-        if holder.until < fact.not_after:
+        if holder.until < fact.not_after or (fact.with_lists and not holder.gets_lists):
             self._count(holder, -1)
-            holder.until = fact.not_after
+            holder.until = max(holder.until, fact.not_after)
+            holder.gets_lists = holder.gets_lists or fact.with_lists
             self._count(holder, 1)
         self._may_use(holder, fact.serial, fact.issuer_id)
         if fact.proves:
@@ -418,7 +428,7 @@ class EvidenceBook:
             return
         _add_up(self._sequences, holder.sequence, by)
         _add_up(self._untils[holder.channel], holder.until, by)
-        if holder.channel is not Channel.CERTIFICATE:
+        if holder.gets_lists or holder.channel is not Channel.CERTIFICATE:
             _add_up(self._checking, holder.sequence, by)
 
     def _uses(self, holder: _Holder, serial: str) -> None:

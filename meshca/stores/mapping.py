@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlmodel import SQLModel
 
-from meshca.authority.evidence import BundleFact, CertificateFact, Channel, proves_bundle
+from meshca.authority.evidence import BundleFact, CertificateFact, Channel, brings_lists, proves_bundle
 from meshca.authority.journal import JournalEntry
 from meshca.errors import MeshcaError, internal
 from meshca.pki.records import CertificateRecord
@@ -103,11 +103,11 @@ def certificate_fact(line: Sequence[Any]) -> CertificateFact:
     """The fact of a ledger line's `CERTIFICATE_FACT`. Raises INTERNAL where the line cannot be read."""
     row_id, serial, renews, spiffe_id, issuer_id, not_after, sequence, protocol, at = line
     try:
-        proves = proves_bundle(protocol, renews)
+        proves, with_lists = proves_bundle(protocol, renews), brings_lists(protocol)
         ends, recorded = from_seconds(not_after), from_seconds(at)
     except (ValueError, TypeError, OverflowError, OSError) as error:
         raise internal(f"ledger line {row_id} cannot be read: {error}; restore it from a backup") from error
-    return CertificateFact(serial, renews, spiffe_id, issuer_id, ends, sequence, proves, recorded)
+    return CertificateFact(serial, renews, spiffe_id, issuer_id, ends, sequence, proves, recorded, with_lists)
 
 
 def bundle_fact_values(fact: BundleFact) -> Row:

@@ -44,9 +44,11 @@ def certificate(
     sequence: int = 1,
     proves: bool = False,
     when: float = 0,
+    with_lists: bool = False,
 ) -> CertificateFact:
     """A line of the ledger; the holder's name is made of the serial unless it is told."""
-    return CertificateFact(serial, renews, name or f"id/{serial}", issuer, at(ends), sequence, proves, at(when))
+    name = name or f"id/{serial}"
+    return CertificateFact(serial, renews, name, issuer, at(ends), sequence, proves, at(when), with_lists)
 
 
 def accepted(
@@ -640,6 +642,18 @@ def test_who_is_banned_does_not_keep_a_new_issuing_ca_from_signing_for_lack_of_i
     assert book.evidence((), at(1), 1).least_checking == 4
 
 
+def test_who_checks_lists_has_those_that_came_with_its_certificate_until_it_shows_more() -> None:
+    """A newcomer that had not yet acknowledged anything on its stream was thought to check no lists: a new issuing CA
+    signed, whose list it did not have, and it refused everybody."""
+    istios = certificate("a", sequence=3, proves=True)
+    agents = certificate("b", sequence=4, proves=True, with_lists=True)
+    assert book_of(istios).evidence((), at(1), 1).least_checking is None
+    book = book_of(istios, agents)
+    assert book.evidence((), at(1), 1).least_checking == 4
+    book.learn([accepted("b", 5)], at(1))
+    assert book.evidence((), at(1), 1).least_checking == 5
+
+
 class CountedBans(BanList):
     """Counts how often it is read."""
 
@@ -733,6 +747,11 @@ class Line:
         ends = {fact.serial: ends_of(fact) for fact in self.facts}
         return frozenset(issuers[serial] for serial in listed if ends[serial] > swept)
 
+    @property
+    def checks(self) -> bool:
+        """Whether it may check revocation lists."""
+        return any(fact.with_lists for fact in self.certificates) or self.laggard().channel is not CERTIFICATE
+
     def is_banned(self, story: list[Told], now: datetime) -> bool:
         """By the last list: by its id, or by each of its certificates."""
         stand = next((told.bans for told in reversed(story) if told.bans is not None), NO_BANS)
@@ -803,7 +822,7 @@ def second_opinion(story: list[Told], sequence: int, now: datetime) -> Evidence:
         Counter(each.channel for each in states),
         at=now,
         until={c: max(each.until for each in states if each.channel is c) for c in {each.channel for each in states}},
-        least_checking=min((each.sequence for each in states if each.channel is not CERTIFICATE), default=None),
+        least_checking=min((line.laggard().sequence for line in lines if line.checks), default=None),
         banned=Counter(line.issuers(now) for line in banned),
     )
 
@@ -826,6 +845,7 @@ CERTIFICATES = st.builds(
     ends=st.integers(1, 60),
     sequence=st.integers(1, 4),
     proves=st.booleans(),
+    with_lists=st.booleans(),
     when=st.integers(0, 60),
 )
 ACKNOWLEDGEMENTS = st.builds(

@@ -56,6 +56,7 @@ def fact_of(record: CertificateRecord) -> CertificateFact:
         not_after=record.not_after,
         bundle_sequence=record.bundle_sequence,
         proves=proves_bundle(record.protocol, record.renews),
+        with_lists=record.protocol != "istio",
         at=record.recorded_at,
     )
 
