@@ -71,6 +71,21 @@ def authority_fields(authority: pb.Authority) -> dict[str, Any]:
     }
 
 
+def step_fields(step: str, was: pb.Authority, state: str) -> dict[str, Any]:
+    """A step that was taken: what the authority was, what it is, and what of it no step changes."""
+    return {
+        "step": step,
+        "id": was.id,
+        "kind": was.kind,
+        "was": was.state,
+        "state": state,
+        "issuer_id": was.issuer_id,
+        "not_before": iso(was.not_before),
+        "not_after": iso(was.not_after),
+        "bundle_sequence": was.bundle_sequence,
+    }
+
+
 def plan_fields(plan: pb.PlanRotationResponse) -> dict[str, Any]:
     """The plan of a rotation."""
     return {

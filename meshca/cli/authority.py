@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,10 +116,11 @@ def activate(
     admin: str | None = ADMIN,
     force: bool = FORCE,
     reason: str = REASON,
+    output: OutputFormat = OUTPUT,
 ) -> None:
     """Let an authority sign from now on: a root only once every holder is known to trust it."""
     _check_force(force, reason)
-    _take("activate", authority_id, data_dir, admin, reason=reason, force=force)
+    _take("activate", authority_id, data_dir, admin, output, reason=reason, force=force)
 
 
 def taint(
@@ -133,6 +135,7 @@ def taint(
         help="A root leaves the bundle after so long at the latest; at most 90d. Default: when nobody depends on it.",
     ),
     yes: bool = YES,
+    output: OutputFormat = OUTPUT,
 ) -> None:
     """Stop signing with an authority at once and replace everything under it: what to do when its key is exposed."""
     from meshca.cli.admin_client import fetch_status
@@ -142,9 +145,10 @@ def taint(
     reason, seconds = _given(reason), _distrust_seconds(distrust_after)
     reply = fetch_status(data_dir, admin)
     found = _find(reply, authority_id)
-    print("\n".join(consequences(reply, found, seconds)), flush=True)
+    shown = sys.stderr if output is OutputFormat.JSON else sys.stdout
+    print("\n".join(consequences(reply, found, seconds)), file=shown, flush=True)
     confirm(f"Taint {found.kind} {found.id}?", yes=yes)
-    _take("taint", found.id, data_dir, admin, reason=reason, distrust_after_seconds=seconds)
+    _take("taint", found.id, data_dir, admin, output, reason=reason, distrust_after_seconds=seconds)
 
 
 def revoke(
@@ -154,9 +158,10 @@ def revoke(
     force: bool = FORCE,
     reason: str = REASON,
     yes: bool = YES,
+    output: OutputFormat = OUTPUT,
 ) -> None:
     """Take a tainted root out of the trust bundle: once nobody depends on it, or by force."""
-    _take_if_confirmed("revoke", authority_id, data_dir, admin, force=force, reason=reason, yes=yes)
+    _take_if_confirmed("revoke", authority_id, data_dir, admin, output, force=force, reason=reason, yes=yes)
 
 
 def prune(
@@ -166,13 +171,22 @@ def prune(
     force: bool = FORCE,
     reason: str = REASON,
     yes: bool = YES,
+    output: OutputFormat = OUTPUT,
 ) -> None:
     """Forget an authority that signs no more, and destroy its key: once nothing depends on it, or by force."""
-    _take_if_confirmed("prune", authority_id, data_dir, admin, force=force, reason=reason, yes=yes)
+    _take_if_confirmed("prune", authority_id, data_dir, admin, output, force=force, reason=reason, yes=yes)
 
 
 def _take_if_confirmed(
-    step: str, authority_id: str, data_dir: Path | None, admin: str | None, *, force: bool, reason: str, yes: bool
+    step: str,
+    authority_id: str,
+    data_dir: Path | None,
+    admin: str | None,
+    output: OutputFormat,
+    *,
+    force: bool,
+    reason: str,
+    yes: bool,
 ) -> None:
     from meshca.cli.admin_client import fetch_status
     from meshca.cli.confirmation import confirm
@@ -181,7 +195,7 @@ def _take_if_confirmed(
     found = _find(fetch_status(data_dir, admin), authority_id)
     past = ", whoever depends on it" if force else ""
     confirm(f"{step.capitalize()} {found.state} {found.kind} {found.id}{past}?", yes=yes)
-    _take(step, found.id, data_dir, admin, reason=reason, force=force)
+    _take(step, found.id, data_dir, admin, output, reason=reason, force=force)
 
 
 def _take(
@@ -189,6 +203,7 @@ def _take(
     authority_id: str,
     data_dir: Path | None,
     admin: str | None,
+    output: OutputFormat,
     *,
     reason: str,
     force: bool = False,
@@ -196,6 +211,7 @@ def _take(
 ) -> None:
     """Has the server take the step, and says what the authority was and what it is."""
     from meshca.cli.admin_client import admin_client, call
+    from meshca.cli.admin_views import step_fields
     from meshca.proto.meshca.v1 import admin_pb2 as pb
 
     request = pb.StepAuthorityRequest(
@@ -208,7 +224,10 @@ def _take(
     with admin_client(data_dir, admin) as stub:
         was = call(stub.StepAuthority, request).authority
     now = {"activate": "active", "taint": "tainted", "revoke": "revoked", "prune": "gone"}[step]
-    print(f"{was.kind} {was.id}: was {was.state}, is {now}")
+    if output is OutputFormat.JSON:
+        print_json(step_fields(step, was, now))
+    else:
+        print(f"{was.kind} {was.id}: was {was.state}, is {now}")
 
 
 def _find(reply: pb.GetStatusResponse, authority_id: str) -> pb.Authority:

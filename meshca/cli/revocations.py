@@ -34,6 +34,7 @@ def revoke(
     data_dir: Path | None = DATA_DIR,
     admin: str | None = ADMIN,
     yes: bool = YES,
+    output: OutputFormat = OUTPUT,
 ) -> None:
     """Cut off an identity or a certificate: nothing more is issued to it, and relying parties refuse it.
 
@@ -49,11 +50,15 @@ def revoke(
     with admin_client(data_dir, admin) as stub:
         confirm(_question(stub, spiffe_id, serial), yes=yes)
         ban = call(stub.Revoke, pb.RevokeRequest(spiffe_id=spiffe_id, serial=serial, reason=reason)).ban
-    print(f"{_named(ban)} is revoked")
+    _tell(ban, "is revoked", output)
 
 
 def unban(
-    spiffe_id: str = SPIFFE_ID, serial: str = SERIAL, data_dir: Path | None = DATA_DIR, admin: str | None = ADMIN
+    spiffe_id: str = SPIFFE_ID,
+    serial: str = SERIAL,
+    data_dir: Path | None = DATA_DIR,
+    admin: str | None = ADMIN,
+    output: OutputFormat = OUTPUT,
 ) -> None:
     """Take a revocation back."""
     from meshca.cli.admin_client import admin_client, call
@@ -62,7 +67,7 @@ def unban(
     _check(spiffe_id, serial)
     with admin_client(data_dir, admin) as stub:
         ban = call(stub.Unban, pb.UnbanRequest(spiffe_id=spiffe_id, serial=serial)).ban
-    print(f"{_named(ban)} is no longer revoked")
+    _tell(ban, "is no longer revoked", output)
 
 
 def list_revocations(
@@ -111,6 +116,13 @@ def _check_reason(reason: str) -> None:
 
     if not reason.strip():
         raise invalid("--reason is empty: say why, it is recorded")
+
+
+def _tell(ban: pb.Ban, what: str, output: OutputFormat) -> None:
+    if output is OutputFormat.JSON:
+        print_json(_fields(ban))
+    else:
+        print(f"{_named(ban)} {what}")
 
 
 def _named(ban: pb.Ban) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import ssl
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tests.fakes.admin_service import (
     root,
     switched,
 )
-from tests.programs import meshca
+from tests.programs import MESHCA, meshca
 
 
 @pytest.fixture
@@ -38,6 +39,13 @@ def admin(short_tmp: Path) -> Iterator[FakeAdmin]:
 
 def authority(admin: FakeAdmin, *words: object, status: int = 0) -> str:
     return meshca("authority", *words, "--admin", admin.socket, status=status)
+
+
+def run(admin: FakeAdmin, *words: object) -> tuple[int, str, str]:
+    """How it ended, and what is on standard output and on standard error."""
+    command = [*MESHCA, "authority", *map(str, words), "--admin", str(admin.socket)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=30)
+    return done.returncode, done.stdout, done.stderr
 
 
 def step(name: str, authority_id: str, **fields: Any) -> pb.StepAuthorityRequest:
@@ -105,6 +113,48 @@ def test_steps_say_what_was_and_what_is(admin: FakeAdmin) -> None:
         step("revoke", OLD_ROOT, reason="must", force=True),
         step("prune", OLD_ROOT, reason="must", force=True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "was", "now", "words"),
+    [
+        ("activate", "old", "active", []),
+        ("taint", "active", "tainted", ["--reason", "leaked", "--yes"]),
+        ("revoke", "tainted", "revoked", ["--yes"]),
+        ("prune", "old", "gone", ["--yes"]),
+    ],
+)
+def test_for_scripts_a_step_is_one_object_of_what_was_done(
+    admin: FakeAdmin, name: str, was: str, now: str, words: list[str]
+) -> None:
+    admin.authority = root(OLD_ROOT, was)
+    code, out, _ = run(admin, name, OLD_ROOT, *words, "-o", "json")
+    assert code == 0
+    assert json.loads(out) == {
+        "step": name,
+        "id": OLD_ROOT,
+        "kind": "root",
+        "was": was,
+        "state": now,
+        "issuer_id": OLD_ROOT,
+        "not_before": "2027-01-05T08:00:00Z",
+        "not_after": "2027-04-15T08:00:00Z",
+        "bundle_sequence": 1,
+    }
+
+
+def test_for_scripts_what_a_taint_would_break_is_told_beside_the_object(admin: FakeAdmin) -> None:
+    _, out, beside = run(admin, "taint", OLD_ROOT, "--reason", "leaked", "--yes", "-o", "json")
+    assert beside.startswith(f"root {OLD_ROOT} is active, until 2027-04-15T08:00:00Z\n  signs now    yes")
+    assert out.startswith("{")
+
+
+@pytest.mark.parametrize("words", [["taint", "--reason", "leaked"], ["revoke"], ["prune"]])
+def test_scripts_that_cannot_be_asked_must_say_yes_beforehand(admin: FakeAdmin, words: list[str]) -> None:
+    code, out, beside = run(admin, words[0], OLD_ROOT, *words[1:], "-o", "json")
+    assert (code, out) == (3, "")
+    assert beside.endswith("meshca: there is no terminal to ask for confirmation: add --yes to go on without\n")
+    assert admin.asked(pb.StepAuthorityRequest) == []
 
 
 def test_what_tainting_the_active_root_would_break_is_told_before(admin: FakeAdmin) -> None:

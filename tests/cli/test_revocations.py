@@ -37,6 +37,15 @@ def test_an_identity_is_revoked_and_taken_back(admin: FakeAdmin) -> None:
     assert admin.asked(pb.UnbanRequest) == [pb.UnbanRequest(spiffe_id=CART)]
 
 
+def test_for_scripts_a_ban_is_one_object(admin: FakeAdmin) -> None:
+    (listed,) = json.loads(run(admin, "revocations", "list", "-o", "json"))
+    revoked = run(admin, "revoke", "--spiffe-id", CART, "--reason", "stolen", "--yes", "-o", "json")
+    assert json.loads(revoked) == listed
+    admin.ban.lifted_at = NOW + 60
+    lifted = json.loads(run(admin, "unban", "--spiffe-id", CART, "-o", "json"))
+    assert lifted == {**listed, "lifted_at": "2027-01-15T08:01:00Z"}
+
+
 def test_a_certificate_is_revoked_and_taken_back(admin: FakeAdmin) -> None:
     admin.ban = pb.Ban(kind="serial", subject=SERIAL, spiffe_id=CART, at=NOW, issuer_id=OLD_ISSUER, until=NOW + 60)
     said = run(admin, "revoke", "--serial", SERIAL[:6], "--reason", "exposed", "--yes")
@@ -46,8 +55,9 @@ def test_a_certificate_is_revoked_and_taken_back(admin: FakeAdmin) -> None:
     assert said == f"certificate {SERIAL} of {CART} is no longer revoked\n"
 
 
-def test_nothing_is_revoked_unconfirmed(admin: FakeAdmin) -> None:
-    said = run(admin, "revoke", "--spiffe-id", CART, "--reason", "stolen", status=3)
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_nothing_is_revoked_unconfirmed(admin: FakeAdmin, output: str) -> None:
+    said = run(admin, "revoke", "--spiffe-id", CART, "--reason", "stolen", "-o", output, status=3)
     assert "add --yes" in said
     assert admin.asked(pb.RevokeRequest) == []
 
