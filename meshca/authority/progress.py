@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -126,6 +127,11 @@ class Alarm:
     message: str
 
 
+def worst_first(found: Iterable[Alarm]) -> tuple[Alarm, ...]:
+    """Alarms in the order in which somebody should read them."""
+    return tuple(sorted(found, key=lambda alarm: -alarm.severity.value))
+
+
 def alarms(
     ring: AuthorityRing, policy: RotationPolicy, now: datetime, evidence: Evidence, *, deadline: timedelta
 ) -> tuple[Alarm, ...]:
@@ -136,7 +142,7 @@ def alarms(
         *_rotation_alarms(ring, policy, now, evidence, deadline),
         *_cross_alarms(ring, now),
     )
-    return tuple(sorted(found, key=lambda alarm: -alarm.severity.value))
+    return worst_first(found)
 
 
 def _expiries(ring: AuthorityRing, policy: RotationPolicy, now: datetime) -> list[Alarm]:

@@ -102,6 +102,37 @@ def alarm_fields(alarm: pb.Alarm) -> dict[str, Any]:
     return {"severity": alarm.severity, "subject": alarm.subject, "message": alarm.message}
 
 
+def readiness_fields(reply: pb.GetStatusResponse) -> dict[str, Any] | None:
+    """Whether the server is ready, and why not; None where it does not tell, being older than this program."""
+    if not reply.HasField("readiness"):
+        return None
+    reasons = [{"check": reason.check, "problem": reason.problem} for reason in reply.readiness.reasons]
+    return {"ready": reply.readiness.ready, "reasons": reasons}
+
+
+def tick_fields(reply: pb.GetStatusResponse) -> dict[str, str] | None:
+    """How the last ticks of rotation went; None as for `readiness_fields`."""
+    if not reply.HasField("rotation_tick"):
+        return None
+    return {"well_at": iso(reply.rotation_tick.well_at), "failure": reply.rotation_tick.failure}
+
+
+def server_lines(reply: pb.GetStatusResponse) -> dict[str, str]:
+    """How the server itself is, by name; what it does not tell is left out."""
+    lines = {}
+    if reply.HasField("readiness"):
+        reasons = "; ".join(printable(f"{reason.check}: {reason.problem}") for reason in reply.readiness.reasons)
+        lines["ready"] = "yes" if reply.readiness.ready else f"no: {reasons}"
+    if reply.HasField("rotation_tick"):
+        lines["last tick"] = _tick_text(reply.rotation_tick, reply.now)
+    return lines
+
+
+def _tick_text(tick: pb.RotationTick, now: int) -> str:
+    well = f"ended well at {_moment(tick.well_at, now)}" if tick.well_at else "none has ended well since the start"
+    return f"{well}; it has failed since: {printable(tick.failure)}" if tick.failure else well
+
+
 def journal_fields(entry: pb.JournalEntry) -> dict[str, Any]:
     """A line of the journal."""
     return {

@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def status(data_dir: Path | None = DATA_DIR, admin: str | None = ADMIN, output: OutputFormat = OUTPUT) -> None:
-    """Show how the CA is: authorities, rotation, who trusts what, alarms, last steps.
+    """Show how the CA is: authorities, rotation, readiness, who trusts what, alarms, last steps.
 
     Exit codes, by the worst alarm: 0 ok, 2 info, 3 warning, 4 critical; 4 also where the server does not answer.
     """
@@ -90,13 +90,22 @@ def _by_severity(alarms: list[pb.Alarm]) -> list[pb.Alarm]:
 
 
 def _document(reply: pb.GetStatusResponse, alarms: list[pb.Alarm], health: str, skew: int) -> dict[str, Any]:
-    from meshca.cli.admin_views import alarm_fields, authority_fields, journal_fields, rotation_fields
+    from meshca.cli.admin_views import (
+        alarm_fields,
+        authority_fields,
+        journal_fields,
+        readiness_fields,
+        rotation_fields,
+        tick_fields,
+    )
 
     return {
         "health": health,
         "trust_domain": reply.trust_domain,
         "now": iso(reply.now),
         "clock_ahead_seconds": skew,
+        "readiness": readiness_fields(reply),
+        "rotation_tick": tick_fields(reply),
         "alarms": [alarm_fields(alarm) for alarm in alarms],
         "rotation": rotation_fields(reply.rotation),
         "authorities": [authority_fields(authority) for authority in reply.authorities],
@@ -105,11 +114,11 @@ def _document(reply: pb.GetStatusResponse, alarms: list[pb.Alarm], health: str, 
 
 
 def _print(reply: pb.GetStatusResponse, alarms: list[pb.Alarm], health: str, skew: int) -> None:
-    from meshca.cli.admin_views import journal_text, laggard_lines, rotation_lines
+    from meshca.cli.admin_views import journal_text, laggard_lines, rotation_lines, server_lines
 
     print(f"{reply.trust_domain}: {health}\n")
     fields = rotation_lines(reply.rotation, reply.now)
-    print_fields({**fields, "clock": f"{iso(reply.now)}, {_skew_text(skew)}"})
+    print_fields({**fields, **server_lines(reply), "clock": f"{iso(reply.now)}, {_skew_text(skew)}"})
     _print_list("BEHIND", laggard_lines(reply.rotation.coverage, _NAMED))
     _print_list("ALARMS", [f"{a.severity:<8}  {a.subject}: {printable(a.message)}" for a in alarms])
     print("\nAUTHORITIES")

@@ -12,9 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from meshca.http.distribution_point import FindList, distribution_point, missing
-
-# None where all is well, otherwise what is wrong, in words that may be shown. Called on the event loop: never blocks.
-Check = Callable[[], str | None]
+from meshca.services.health import Check, problems_of
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -54,10 +52,9 @@ class _Probes:
         return self._verdict()
 
     def _verdict(self) -> Response:
-        problems = ((name, check()) for name, check in self._checks.items())
-        failing = [f"{name}: {problem}\n" for name, problem in problems if problem is not None]
-        if failing:
-            return PlainTextResponse("".join(failing), 503)
+        problems = problems_of(self._checks)
+        if problems:
+            return PlainTextResponse("".join(f"{problem.check}: {problem.what}\n" for problem in problems), 503)
         self._has_started = True
         return PlainTextResponse("ok\n")
 

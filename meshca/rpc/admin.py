@@ -27,6 +27,7 @@ from meshca.rpc.admin_messages import (
 from meshca.rpc.status import CODES
 from meshca.services.control import AuthorityControl, Order, checked_reason
 from meshca.services.enrolment import Enrolment
+from meshca.services.health import Health
 from meshca.services.imports import AuthorityImports
 from meshca.services.revocation import Revocations
 from meshca.services.signing import Signing
@@ -48,7 +49,9 @@ class AdminDoor(admin_pb2_grpc.AdminServiceServicer):
         control: AuthorityControl,
         revocations: Revocations,
         imports: AuthorityImports,
+        health: Callable[[], Health],
     ) -> None:
+        self._health = health
         self._revocations = revocations
         self._control = control
         self._imports = imports
@@ -94,8 +97,9 @@ class AdminDoor(admin_pb2_grpc.AdminServiceServicer):
         )
 
     def GetStatus(self, request: pb.GetStatusRequest, context: grpc.ServicerContext) -> pb.GetStatusResponse:  # noqa: N802
-        """Where authorities and their rotation stand."""
-        return status_message(_answer(context, self._control.standing))
+        """Where authorities and their rotation stand, and how the server is."""
+        health = _answer(context, self._health)
+        return status_message(_answer(context, self._control.standing), health)
 
     def PlanRotation(  # noqa: N802
         self, request: pb.PlanRotationRequest, context: grpc.ServicerContext

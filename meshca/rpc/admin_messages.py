@@ -8,11 +8,12 @@ from meshca.authority.evidence import Coverage, Laggard
 from meshca.authority.external import is_external
 from meshca.authority.journal import JournalEntry
 from meshca.authority.plan import RotationPlan
-from meshca.authority.progress import Alarm, Progress
+from meshca.authority.progress import Alarm, Progress, worst_first
 from meshca.authority.ring import Authority, AuthorityKind, AuthorityRing
 from meshca.pki.records import CertificateRecord
 from meshca.proto.meshca.v1 import admin_pb2 as pb
 from meshca.services.control import Standing
+from meshca.services.health import Health, LastTick, Problem
 from meshca.services.imports import Imported
 from meshca.spiffe.bans import Ban
 
@@ -77,17 +78,28 @@ def ban_message(ban: Ban) -> pb.Ban:
     )
 
 
-def status_message(standing: Standing) -> pb.GetStatusResponse:
-    """Everything about the authorities at one moment."""
+def status_message(standing: Standing, health: Health) -> pb.GetStatusResponse:
+    """Everything about the authorities and the server at one moment."""
     ring = standing.ring
     return pb.GetStatusResponse(
         trust_domain=ring.trust_domain.name,
         now=_seconds(standing.now),
         rotation=_progress_message(standing.progress, ring),
-        alarms=[_alarm_message(alarm) for alarm in standing.alarms],
+        alarms=[_alarm_message(alarm) for alarm in worst_first((*standing.alarms, *health.alarms))],
         authorities=[authority_message(authority) for authority in ring.authorities],
         journal=[_journal_message(entry) for entry in standing.journal],
+        readiness=_readiness_message(health.problems),
+        rotation_tick=_tick_message(health.rotation),
     )
+
+
+def _readiness_message(problems: tuple[Problem, ...]) -> pb.Readiness:
+    reasons = [pb.UnreadyReason(check=problem.check, problem=problem.what) for problem in problems]
+    return pb.Readiness(ready=not problems, reasons=reasons)
+
+
+def _tick_message(tick: LastTick) -> pb.RotationTick:
+    return pb.RotationTick(well_at=_seconds(tick.well_at), failure=tick.failure)
 
 
 def plan_message(plan: RotationPlan) -> pb.PlanRotationResponse:

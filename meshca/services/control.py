@@ -15,7 +15,7 @@ from meshca.authority.import_alarms import import_alarms
 from meshca.authority.issuers import is_listed
 from meshca.authority.journal import JournalEntry, entry_for
 from meshca.authority.plan import RotationPlan, plan_rotation
-from meshca.authority.progress import Alarm, Progress, alarms, progress_of
+from meshca.authority.progress import Alarm, Progress, alarms, progress_of, worst_first
 from meshca.authority.ring import (
     Advanced,
     Authority,
@@ -104,7 +104,7 @@ class AuthorityControl:
         return Standing(
             ring,
             progress_of(ring, policy, evidence),
-            tuple(sorted(found, key=lambda alarm: -alarm.severity.value)),
+            worst_first(found),
             self._store.journal(_JOURNAL_LINES),
             now,
         )

@@ -23,6 +23,7 @@ from meshca.http.server import serve
 from meshca.proto.meshca.v1 import admin_pb2_grpc
 from meshca.rpc.admin import AdminDoor
 from meshca.rpc.listeners import Listener, ListenerLimits
+from meshca.services.health import Health
 from meshca.services.revocation_lists import ServedList
 from meshca.settings.server import ServerSettings, parse_listen_address
 from meshca.wiring.clock import uptime
@@ -30,6 +31,7 @@ from meshca.wiring.core import REFRESH, Core, build_core
 from meshca.wiring.data_dir import DataDir, check_socket_path, clear_socket, lock_data_dir
 from meshca.wiring.door import Door, DoorAddresses, door_threads
 from meshca.wiring.exposition import WorkerTotals
+from meshca.wiring.health import health_for_threads
 from meshca.wiring.logs import configure_logging
 from meshca.wiring.open_files import raise_open_files_limit
 from meshca.wiring.ticks import Ticks
@@ -111,7 +113,7 @@ class Server:
         patience = max(3 * settings.tick, ROTATION_PATIENCE)
         checks["rotation"] = lambda: ticks.problem("rotation", patience)
         checks["listeners"] = lambda: None if self._open else "the listeners are not open yet"
-        await self._open_admin(core, admin_socket, stack)
+        await self._open_admin(core, admin_socket, health_for_threads(checks, ticks), stack)
         http = await self._open_http(core, totals, checks, stack)
         self._start_ticks(core, ticks, stack)
         if not await self._until_it_can_sign(core):
@@ -153,7 +155,7 @@ class Server:
         self._background.extend(workers.tasks)
         return workers.addresses
 
-    async def _open_admin(self, core: Core, path: Path, stack: AsyncExitStack) -> None:
+    async def _open_admin(self, core: Core, path: Path, health: Callable[[], Health], stack: AsyncExitStack) -> None:
         clear_socket(path)
         listener = Listener((), (ADMIN_SERVICE,), ListenerLimits(64, timedelta(hours=1)))
         authorities = core.authorities
@@ -164,6 +166,7 @@ class Server:
             authorities.control,
             authorities.revocations,
             authorities.imports,
+            health,
         )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(door, listener.server)
         listener.bind_unix(str(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -11,6 +12,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from meshca.errors import MeshcaError
 from meshca.http.metrics import Metrics
+from meshca.services.health import LastTick
 
 _log = structlog.get_logger("meshca.server")
 
@@ -28,13 +30,13 @@ class Ticks:
         self._monotonic = monotonic
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._every: dict[str, timedelta] = {}
-        self._well: dict[str, float] = {}
+        self._last: dict[str, _Last] = {}
         self._running: dict[asyncio.Future[None], str] = {}
 
     def add(self, name: str, every: timedelta, step: Step) -> None:
         """`step` is taken every `every`, from `start` on; it counts as taken well just now."""
         self._every[name] = every
-        self._well[name] = self._monotonic()
+        self._last[name] = _Last(self._monotonic())
         self._scheduler.add_job(
             self.run,
             "interval",
@@ -73,8 +75,14 @@ class Ticks:
 
     def problem(self, name: str, patience: timedelta) -> str | None:
         """What is wrong where the step of that name was last taken well longer than `patience` ago; None otherwise."""
-        delay = self._monotonic() - self._well[name]
+        delay = self._monotonic() - self._last[name].well
         return None if delay <= patience.total_seconds() else f"no tick has gone well for {delay:.0f}s"
+
+    def last(self, name: str) -> LastTick:
+        """How the turns of the step of that name went."""
+        last = self._last[name]
+        quiet = timedelta(seconds=self._monotonic() - last.well)
+        return LastTick(self._every[name], quiet, last.well_at, last.failure)
 
     def hurry(self, now: datetime) -> None:
         """Brings forward what is planned too late: the scheduler goes by the time of day, and after that was set back
@@ -86,10 +94,31 @@ class Ticks:
                 job.modify(next_run_time=now)
 
     def _take(self, name: str, step: Step) -> None:
+        failure = "it broke off: the log tells why"
         try:
             step()
         except MeshcaError as error:
+            failure = error.message
             _log.error("tick_failed", job=name, kind=error.kind.value, reason=error.message)
         else:
-            self._well[name] = self._monotonic()
-            self._metrics.ticked(name, datetime.now(UTC))
+            failure = ""
+        finally:
+            self._note(name, failure)
+
+    def _note(self, name: str, failure: str) -> None:
+        if failure:
+            if name in self._last:
+                self._last[name] = replace(self._last[name], failure=failure)
+            return
+        at = datetime.now(UTC)
+        self._last[name] = _Last(self._monotonic(), at)
+        self._metrics.ticked(name, at)
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """When a step last went well, by both clocks, and why it has failed since."""
+
+    well: float
+    well_at: datetime | None = None
+    failure: str = ""

@@ -98,6 +98,8 @@ def test_for_scripts_it_is_one_object(admin: FakeAdmin) -> None:
         "trust_domain",
         "now",
         "clock_ahead_seconds",
+        "readiness",
+        "rotation_tick",
         "alarms",
         "rotation",
         "authorities",
@@ -124,6 +126,43 @@ def test_for_scripts_it_is_one_object(admin: FakeAdmin) -> None:
             "bundle_sequence": 1,
         }
     ]
+
+
+def test_it_tells_whether_the_server_is_ready_and_when_it_ticked(admin: FakeAdmin) -> None:
+    status = at_rest(now())
+    status.readiness.ready = True
+    status.rotation_tick.well_at = status.now
+    admin.statuses = [status]
+    _, out, _ = shown(admin.socket)
+    assert "\nready      yes\n" in out
+    assert re.search(r"^last tick  ended well at \S+Z \(now\)$", out, re.MULTILINE)
+    document = json.loads(shown(admin.socket, "-o", "json")[1])
+    assert document["readiness"] == {"ready": True, "reasons": []}
+    assert document["rotation_tick"] == {"well_at": document["now"], "failure": ""}
+
+
+def test_it_tells_why_the_server_is_not_ready_and_why_it_does_not_tick(admin: FakeAdmin) -> None:
+    status = at_rest(now())
+    status.readiness.reasons.add(check="ledger", problem="it is\nfull")
+    status.readiness.reasons.add(check="listeners", problem="not open")
+    status.rotation_tick.failure = "the store\x1b is out"
+    admin.statuses = [status]
+    _, out, _ = shown(admin.socket)
+    assert "\nready      no: ledger: it is full; listeners: not open\n" in out
+    failed = "none has ended well since the start; it has failed since: the store? is out"
+    assert f"\nlast tick  {failed}\n" in out
+    document = json.loads(shown(admin.socket, "-o", "json")[1])
+    assert document["readiness"]["reasons"][0] == {"check": "ledger", "problem": "it is\nfull"}
+    assert document["rotation_tick"] == {"well_at": "", "failure": "the store\x1b is out"}
+
+
+def test_what_an_older_server_does_not_tell_is_left_out(admin: FakeAdmin) -> None:
+    admin.statuses = [at_rest(now())]
+    _, out, _ = shown(admin.socket)
+    assert "\nready" not in out
+    assert "\nlast tick" not in out
+    document = json.loads(shown(admin.socket, "-o", "json")[1])
+    assert (document["readiness"], document["rotation_tick"]) == (None, None)
 
 
 @pytest.mark.parametrize(("offset", "words"), [(100, "ahead of ours"), (-100, "behind ours")])

@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from meshca.compile.envoy_addresses import TcpAddress
 from meshca.errors import unavailable
-from meshca.http.app import Check, build_app
+from meshca.http.app import build_app
 from meshca.http.distribution_point import FindList
 from meshca.http.server import serve
+from meshca.services.health import Check
 from meshca.services.revocation_lists import ServedList
 from tests.assets.authorities import FOUNDED
 from tests.load import Response, get

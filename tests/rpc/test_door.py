@@ -37,6 +37,7 @@ from meshca.rpc.limits import PeerLimiter
 from meshca.rpc.listeners import ListenerLimits
 from meshca.rpc.peers import token_peer
 from meshca.services.authentication import Authentication
+from meshca.services.health import Health, LastTick
 from meshca.services.signing import CONFIRMED_FOR
 from meshca.settings.server import JwtIssuerSettings, LeafSettings, LimitSettings
 from meshca.spiffe.ids import SpiffeId
@@ -351,6 +352,7 @@ def test_a_door_whose_authorities_cannot_be_read_signs_nothing_says_so_and_lets_
             authorities.control,
             authorities.revocations,
             authorities.imports,
+            lambda: Health((), LastTick(timedelta(seconds=1), timedelta(0))),
         )
         assert len(admin.ListAuthorities(admin_pb2.ListAuthoritiesRequest(), cast("Any", None)).authorities) == 2
         assert admin.GetTrustBundle(admin_pb2.GetTrustBundleRequest(), cast("Any", None)).bundle.x509_authorities

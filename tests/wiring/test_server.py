@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from meshca.cli.admin_client import fetch_status
 from meshca.compile.envoy_addresses import TcpAddress
 from meshca.errors import ErrorKind, MeshcaError
 from meshca.settings.server import ServerSettings
@@ -93,6 +94,15 @@ async def test_a_server_that_ticks_is_ready(short_tmp: Path) -> None:
                 samples = (await get(http, "/metrics")).body.decode()
 
 
+async def test_a_server_that_ticks_tells_operators_so(short_tmp: Path) -> None:
+    async with running(short_tmp), asyncio.timeout(20):
+        status = await asyncio.to_thread(fetch_status, short_tmp / "ca", None)
+        while not status.rotation_tick.well_at:
+            status = await asyncio.to_thread(fetch_status, short_tmp / "ca", None)
+    assert (status.readiness.ready, list(status.alarms)) == (True, [])
+    assert (status.rotation_tick.well_at <= status.now, status.rotation_tick.failure) == (True, "")
+
+
 async def test_a_server_without_an_issuing_ca_runs_is_not_ready_and_ends_when_told(short_tmp: Path) -> None:
     root = foreign_ca(subject("Corp Root"), until=datetime.now(UTC) + 900 * DAY).certificate
     create_data_dir(short_tmp / "ca", Founding(TrustDomain("server.test"), external=root), None, SystemClock())
@@ -114,6 +124,13 @@ async def test_a_server_without_an_issuing_ca_runs_is_not_ready_and_ends_when_to
             "certificate",
             "listeners",
         ]
+        status = await asyncio.to_thread(fetch_status, short_tmp / "ca", None)
+        assert not status.readiness.ready
+        reasons = "".join(f"{reason.check}: {reason.problem}\n" for reason in status.readiness.reasons)
+        assert reasons == answer.body.decode()
+        assert {"authority", "certificate", "listeners"} <= {
+            a.subject for a in status.alarms if a.severity == "critical"
+        }
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.wait((serving,), timeout=20)
         assert serving.done()

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from meshca.authority.ring import AuthorityRing
 from meshca.errors import unavailable
 from meshca.http.metrics import Metrics
+from meshca.services.health import LastTick
 from meshca.wiring.ticks import Ticks
 from tests.assets.founded import found_ca
 from tests.fakes.clock import Stopwatch
@@ -88,6 +89,28 @@ async def test_it_is_a_problem_where_the_last_step_that_went_well_is_long_ago() 
     await ticks.run("look", lambda: None)
     assert ticks.problem("look", PATIENCE) is None
     assert metrics.registry.get_sample_value(LAST_TICK, {"job": "look"}) is not None
+
+
+async def test_it_is_told_when_a_step_last_went_well_and_why_it_has_failed_since() -> None:
+    watch = Stopwatch()
+    ticks = Ticks(Metrics(ring), watch)
+
+    def fail() -> None:
+        raise unavailable("the store is out")
+
+    ticks.add("look", RARELY, fail)
+    assert ticks.last("look") == LastTick(RARELY, timedelta(0))
+    watch.seconds += 5
+    await ticks.run("look", fail)
+    assert ticks.last("look") == LastTick(RARELY, PATIENCE, None, "the store is out")
+    await ticks.run("look", lambda: None)
+    well = ticks.last("look")
+    assert (well.quiet, well.failure) == (timedelta(0), "")
+    assert well.well_at is not None
+    watch.seconds += 5
+    with pytest.raises(ZeroDivisionError):
+        await ticks.run("look", lambda: 1 / 0)
+    assert ticks.last("look") == LastTick(RARELY, PATIENCE, well.well_at, "it broke off: the log tells why")
 
 
 async def test_what_nobody_foresaw_is_no_success_and_is_not_swallowed() -> None:

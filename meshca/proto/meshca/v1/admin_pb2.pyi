@@ -469,6 +469,75 @@ class JournalEntry(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class UnreadyReason(message.Message):
+    """Why the server is not ready: which check fails, and what is wrong."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CHECK_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
+    check: builtins.str
+    problem: builtins.str
+    def __init__(
+        self,
+        *,
+        check: builtins.str = ...,
+        problem: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["check", b"check", "problem", b"problem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Readiness(message.Message):
+    """As /readyz tells it."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    READY_FIELD_NUMBER: builtins.int
+    REASONS_FIELD_NUMBER: builtins.int
+    ready: builtins.bool
+    @builtins.property
+    def reasons(self) -> containers.RepeatedCompositeFieldContainer[UnreadyReason]: ...
+    def __init__(
+        self,
+        *,
+        ready: builtins.bool = ...,
+        reasons: abc.Iterable[UnreadyReason] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ready", b"ready", "reasons", b"reasons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RotationTick(message.Message):
+    """How the last ticks of rotation went."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    WELL_AT_FIELD_NUMBER: builtins.int
+    FAILURE_FIELD_NUMBER: builtins.int
+    well_at: builtins.int
+    """When one last ended well: Unix time, seconds; 0: none has since the server began."""
+    failure: builtins.str
+    """Why the last one failed; empty where it went well."""
+    def __init__(
+        self,
+        *,
+        well_at: builtins.int = ...,
+        failure: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["failure", b"failure", "well_at", b"well_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class GetStatusRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
@@ -491,6 +560,8 @@ class GetStatusResponse(message.Message):
     ALARMS_FIELD_NUMBER: builtins.int
     AUTHORITIES_FIELD_NUMBER: builtins.int
     JOURNAL_FIELD_NUMBER: builtins.int
+    READINESS_FIELD_NUMBER: builtins.int
+    ROTATION_TICK_FIELD_NUMBER: builtins.int
     trust_domain: builtins.str
     now: builtins.int
     @builtins.property
@@ -503,6 +574,10 @@ class GetStatusResponse(message.Message):
     def journal(self) -> containers.RepeatedCompositeFieldContainer[JournalEntry]:
         """The latest ones, newest first."""
 
+    @builtins.property
+    def readiness(self) -> Readiness: ...
+    @builtins.property
+    def rotation_tick(self) -> RotationTick: ...
     def __init__(
         self,
         *,
@@ -512,10 +587,12 @@ class GetStatusResponse(message.Message):
         alarms: abc.Iterable[Alarm] | None = ...,
         authorities: abc.Iterable[Authority] | None = ...,
         journal: abc.Iterable[JournalEntry] | None = ...,
+        readiness: Readiness | None = ...,
+        rotation_tick: RotationTick | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["rotation", b"rotation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["readiness", b"readiness", "rotation", b"rotation", "rotation_tick", b"rotation_tick"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["alarms", b"alarms", "authorities", b"authorities", "journal", b"journal", "now", b"now", "rotation", b"rotation", "trust_domain", b"trust_domain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["alarms", b"alarms", "authorities", b"authorities", "journal", b"journal", "now", b"now", "readiness", b"readiness", "rotation", b"rotation", "rotation_tick", b"rotation_tick", "trust_domain", b"trust_domain"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
