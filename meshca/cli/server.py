@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from meshca.authority.ring import AuthorityRing
     from meshca.pki.keys import KeyAlgorithm
 
 DATA_DIR = typer.Option(..., "--data-dir", envvar="MESHCA_DATA_DIR", help="The directory with keys and state.")
@@ -71,7 +72,6 @@ def init(
     """
     import os
 
-    from meshca.authority.ring import AuthorityKind
     from meshca.cli.founding import founded_on
     from meshca.settings.sources import read_duration
     from meshca.spiffe.ids import TrustDomain
@@ -94,19 +94,28 @@ def init(
             f" ({data_dir / 'passphrase'}). For production give --passphrase-file or MESHCA_PASSPHRASE.",
             file=sys.stderr,
         )
-    print(f"trust domain  {trust_domain}")
+    _tell_founded(stored.ring, data_dir, config, passphrase_file)
+
+
+def _tell_founded(ring: AuthorityRing, data_dir: Path, config: Path | None, passphrase_file: Path | None) -> None:
+    """What was made, and the command that comes next."""
+    from meshca.authority.ring import AuthorityKind
+
+    command = f"authority csr --data-dir {data_dir}"
+    waits = (
+        "the upstream authority signs it when the server runs"
+        if config
+        else f"with the server running, `meshca {command}`"
+    )
+    print(f"trust domain  {ring.trust_domain}")
     for kind, label in ((AuthorityKind.ROOT, "root"), (AuthorityKind.ISSUER, "issuing CA")):
-        authority = stored.ring.active(kind)
-        if authority is None and config is not None:
-            print(f"{label:<12}  none yet: the upstream authority signs it when the server runs")
-        elif authority is None:
-            print(f"{label:<12}  none yet: with the server running, `meshca authority csr --data-dir {data_dir}`")
-        else:
-            print(f"{label:<12}  {authority.id}, until {authority.not_after:%Y-%m-%d}")
+        authority = ring.active(kind)
+        found = f"none yet: {waits}" if authority is None else f"{authority.id}, until {authority.not_after:%Y-%m-%d}"
+        print(f"{label:<12}  {found}")
     print(f"data          {data_dir}")
-    with_passphrase = "" if passphrase_file is None else f" --passphrase-file {passphrase_file}"
-    with_config = "" if config is None else f" --config {config}"
-    print(f"next          meshca server --data-dir {data_dir}{with_config}{with_passphrase}")
+    options = {"--data-dir": data_dir, "--config": config, "--passphrase-file": passphrase_file}
+    given = (f" {option} {value}" for option, value in options.items() if value is not None)
+    print(f"next          meshca server{''.join(given)}")
 
 
 def server(
