@@ -29,10 +29,11 @@ class Histories(RuleBasedStateMachine):
     """Servers, relying parties and operators do what they do, in any order."""
 
     gate = True
+    list_gate = True
 
     @initialize(streams=st.lists(st.booleans(), min_size=2, max_size=4))
     def begin(self, streams: list[bool]) -> None:
-        self.world = World(gate=self.gate)
+        self.world = World(gate=self.gate, list_gate=self.list_gate)
         for stream in streams:
             self.join(stream=stream, replica=0)
 
@@ -124,6 +125,20 @@ class Histories(RuleBasedStateMachine):
         if roots:
             self.world.taint(roots[index % len(roots)].id)
 
+    @rule(index=PARTIES, replica=REPLICAS | st.none())
+    def ban_or_unban(self, index: int, replica: int | None) -> None:
+        """By an operator at that replica, which publishes the lists at once if it can."""
+        party = self.party(index)
+        if not self.world.unban(party):
+            self.world.ban(party)
+        if replica is not None:
+            self.world.publish_lists(replica)
+
+    @precondition(lambda self: self.world.bans.bans or self.world.ring.crls)
+    @rule(replica=REPLICAS)
+    def lists_are_published(self, replica: int) -> None:
+        self.world.publish_lists(replica)
+
     @rule(hours=st.sampled_from([-3, -1, 1, 3]))
     def the_clock_is_set(self, hours: int) -> None:
         """It will be set right: a server that is for ever ahead of everybody cannot know when others see an end."""
@@ -163,7 +178,7 @@ def a_quiet_time(world: World, there: list[Party], seconds: float, replica: int 
         if left < LEAF_TTL / 2:
             world.renew(party, replica)
         take_everything(world, party, replica)
-    while world.tick(replica):
+    while world.publish_lists(replica) or world.tick(replica):
         world.check()
 
 
@@ -252,7 +267,7 @@ def test_a_root_is_not_taken_for_unused_after_a_restore_that_lost_who_uses_it() 
     world, (known, lost) = a_mesh("known", "lost")
     assert world.facts[1].serial == lost.held.serial  # type: ignore[union-attr]
     root = rotate(world, [known, lost])
-    world.facts = [fact for fact in world.facts if isinstance(fact, BundleFact) or fact.spiffe_id == "known"]
+    world.facts = [f for f in world.facts if isinstance(f, BundleFact) or f.spiffe_id == known.spiffe_id]
     for replica in range(3):
         world.restart(replica)
     world.renew(known, 0)
@@ -330,6 +345,48 @@ def test_a_successor_that_was_made_while_the_clock_was_ahead_is_replaced_when_th
     assert world.ring.active(ROOT) == world.ring.successor
 
 
+def test_a_new_issuing_ca_waits_for_newcomers_that_have_only_the_lists_that_came_with_their_certificate() -> None:
+    """It was put to use, and the newcomer, whose stream was stuck, refused everybody."""
+    world, (one, two, bad) = a_mesh("one", "two", "bad")
+    world.ban(bad)
+    a_quiet_time(world, [one, two], 30)
+    world.begin()
+    a_quiet_time(world, [one, two], 5)
+    newcomer = Party("newcomer", stream=True)
+    world.parties[newcomer.name] = newcomer
+    world.renew(newcomer, 0)
+    world.take_trust(newcomer)
+    world.take_identity(newcomer)
+    for _ in range(5):
+        a_quiet_time(world, [one, two], 60)
+    root, issuer = world.ring.active(ROOT), world.ring.active(ISSUER)
+    assert root is not None
+    assert issuer is not None
+    assert issuer.issuer_id != root.id, "it waits"
+    take_everything(world, newcomer)
+    a_quiet_time(world, [one, two, newcomer], 60)
+    assert world.ring.active(ISSUER).issuer_id == root.id  # type: ignore[union-attr]
+
+
+def test_who_is_banned_holds_no_rotation_up_and_its_certificates_are_outlived_by_their_root() -> None:
+    world, (one, two, bad) = a_mesh("one", "two", "bad")
+    before = world.ring.active(ROOT)
+    assert before is not None
+    world.ban(bad)
+    world.begin()
+    for _ in range(6):
+        a_quiet_time(world, [one, two], 60)
+    assert world.ring.active(ROOT) == world.ring.successor != before
+    assert before.id in {root.id for root in world.ring.trusted}, "what was banned may be accepted here and there"
+    world.unban(bad)
+    a_quiet_time(world, [one, two, bad], 10)
+    assert not bad.astray
+    for _ in range(10):
+        a_quiet_time(world, [one, two, bad], 600)
+    assert [root.id for root in world.ring.trusted] != [before.id]
+    assert len(world.ring.trusted) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("share", range(4))
@@ -343,17 +400,30 @@ def test_in_ten_thousand_histories_nobody_meets_a_certificate_whose_root_it_lack
     )
 
 
+class Unlisted(Histories):
+    """The same mesh, whose servers take everybody for having the list of every issuing CA."""
+
+    list_gate = False
+
+
 class Ungated(Histories):
     """The same mesh, whose servers take everybody's trust for granted."""
 
     gate = False
 
 
-def test_without_the_gate_of_evidence_the_same_histories_break_the_law() -> None:
-    """The negative control: the model can fail, and it is the gate that keeps it from failing."""
-    with pytest.raises(AssertionError, match=r"lacks .*, whose certificates live"):
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [
+        pytest.param(Ungated, r"lacks {.*}, whose certificates live", id="trust"),
+        pytest.param(Unlisted, r"lacks the lists of", id="lists"),
+    ],
+)
+def test_without_a_gate_of_evidence_the_same_histories_break_the_law(machine: type[Histories], words: str) -> None:
+    """The negative controls: the model can fail, and it is the gate that keeps it from failing."""
+    with pytest.raises(AssertionError, match=words):
         run_state_machine_as_test(
-            Ungated,
+            machine,
             settings=settings(
                 max_examples=2500,
                 stateful_step_count=30,

@@ -36,6 +36,8 @@ from meshca.authority.ring import (
     AuthorityKind,
     AuthorityRing,
     AuthorityState,
+    CrlsPublished,
+    IssuedCrl,
     Prepared,
     RingEvent,
     RootRotation,
@@ -50,6 +52,7 @@ from meshca.authority.schedule import decide, sequences_in_question
 from meshca.authority.steady import SteadyTime
 from meshca.errors import MeshcaError
 from meshca.pki.records import ISTIO
+from meshca.spiffe.bans import NO_BANS, Ban, BanKind, BanList
 from tests.assets.authorities import FOUNDED, MESH
 from tests.assets.rings import authority
 
@@ -80,27 +83,42 @@ class Held:
 
     serial: str
     root: str
+    issuer: str
     ends: float
     sequence: int
     first: bool
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trust bundle as somebody has it: its roots, and the issuing CAs of which it has revocation lists."""
+
+    sequence: int = 0
+    roots: frozenset[str] = frozenset()
+    lists: frozenset[str] = frozenset()
 
 
 @dataclass
 class Party:
     """A relying party: what it trusts, and the certificates that it presents, as they really are.
 
-    One with a `stream` is an agent with a proxy behind it: `offered` is the bundle that the agent has, `roots` and
-    `sequence` are what the proxy trusts; `held` is the agent's newest certificate, `shown` the one that the proxy
-    presents. With all others, both come at the same time.
+    One with a `stream` is an agent with a proxy behind it: `offered` is the bundle that the agent has, `trust` the one
+    that the proxy has; `held` is the agent's newest certificate, `shown` the one that the proxy presents. With all
+    others, both come at the same time, and without revocation lists. One that was banned is `astray` until it has what
+    everybody was to have meanwhile.
     """
 
     name: str
     stream: bool
-    roots: frozenset[str] = frozenset()
-    sequence: int = 0
-    offered: tuple[int, frozenset[str]] = (0, frozenset())
+    trust: Bundle = Bundle()
+    offered: Bundle = Bundle()
     held: Held | None = None
     shown: Held | None = None
+    astray: bool = False
+
+    @property
+    def spiffe_id(self) -> str:
+        return f"spiffe://mesh.test/{self.name}"
 
 
 @dataclass
@@ -111,6 +129,7 @@ class Replica:
     """
 
     ring: AuthorityRing
+    bans: BanList = NO_BANS
     seen: float = 0.0
     behind: int = 0
     book: EvidenceBook = field(default_factory=EvidenceBook)
@@ -118,9 +137,9 @@ class Replica:
     read: int = 0
     states: dict[tuple[str, AuthorityState, datetime | None], float] = field(default_factory=dict)
 
-    def look(self, ring: AuthorityRing, now: float) -> None:
-        """It reads the ring."""
-        self.ring, self.seen = ring, now
+    def look(self, ring: AuthorityRing, bans: BanList, now: float) -> None:
+        """It reads the ring and the bans."""
+        self.ring, self.bans, self.seen = ring, bans, now
         states = ((a.id, a.state, a.since) for a in ring.authorities)
         self.states = {state: self.states.get(state, now) for state in states}
 
@@ -130,6 +149,7 @@ class World:
     """Everything. Rules call its methods; `check` holds the truth against the laws."""
 
     gate: bool = True  # False: the negative control, which does not wait for evidence
+    list_gate: bool = True  # False: another one, which does not wait for who checks revocation lists
     now: float = 0.0
     skew: float = 0.0
     wrong_until: float = 0.0
@@ -139,6 +159,7 @@ class World:
     parties: dict[str, Party] = field(default_factory=dict)
     facts: list[Fact] = field(default_factory=list)  # all that is durable, in its order
     newest: datetime = FOUNDED  # the time of the last thing that was made durable
+    bans: BanList = NO_BANS
 
     def __post_init__(self) -> None:
         ring = apply_all(AuthorityRing(MESH), self._make(ROOT, "", self.wall))
@@ -169,7 +190,7 @@ class World:
 
     def look(self, replica: int) -> None:
         """A replica reads the ring, as each does every second while it can."""
-        self.replicas[replica].look(self.ring, self.now)
+        self.replicas[replica].look(self.ring, self.bans, self.now)
 
     def tick(self, replica: int, *, crash: bool = False) -> Action | None:
         """One step of a tick, from the reading of the ring to the saving; a crash comes before the saving."""
@@ -183,14 +204,31 @@ class World:
         self.look(replica)
         return due[0]
 
+    def publish_lists(self, replica: int) -> bool:
+        """A replica publishes what revocation lists are due, as each looks for every second; whether any were."""
+        self.look(replica)
+        bans, issuers = self.bans, self.ring.leaf_issuers
+        due = {(each.id, bans.revision) for each in issuers} if bans.bans else set()
+        if due == {(crl.issuer_id, crl.revision) for crl in self.ring.crls}:
+            return False
+        now = self.shows(self.replicas[replica])
+        made = (IssuedCrl(name, b"", 1, now, now, revision) for name, revision in sorted(due))
+        self.ring = apply(self.ring, CrlsPublished(tuple(made), now))
+        self.newest = now
+        self.look(replica)
+        return True
+
     def known_to(self, server: Replica) -> Evidence:
         """What that process knows now."""
         then = self.safe_now(server)
+        server.book.heed(server.bans)
         server.book.learn(self.facts[server.read :], then)
         server.read = len(self.facts)
         evidence = server.book.evidence(sequences_in_question(self.ring), then, self.now)
         seen = {name: timedelta(seconds=self.now - since) for (name, *_), since in server.states.items()}
         evidence = replace(evidence, seen=seen)
+        if not self.list_gate:
+            return replace(evidence, least_checking=None)
         if self.gate:
             return evidence
         long_ago = then - timedelta(days=1)
@@ -219,7 +257,7 @@ class World:
         """A process ends, and another one begins with what is durable."""
         steady = SteadyTime(timedelta(seconds=LEAF_TTL), self.newest)
         behind = self.replicas[replica].behind
-        self.replicas[replica] = Replica(self.ring, self.now, behind, steady=steady)
+        self.replicas[replica] = Replica(self.ring, self.bans, self.now, behind, steady=steady)
         self.look(replica)
         self.safe_now(self.replicas[replica])
 
@@ -273,6 +311,26 @@ class World:
         self.forced = self._command(Advanced(root, step, self.wall)) or self.forced
         return self.forced
 
+    def ban(self, party: Party) -> bool:
+        """Cuts it off; whether it was not before."""
+        if self.is_banned(party):
+            return False
+        new = Ban(BanKind.IDENTITY, party.spiffe_id, party.spiffe_id, "x", "operator", self.wall)
+        self.bans = BanList(self.bans.revision + 1, (*self.bans.bans, new))
+        party.astray = True
+        return True
+
+    def unban(self, party: Party) -> bool:
+        """Takes that back."""
+        if not self.is_banned(party):
+            return False
+        others = tuple(ban for ban in self.bans.bans if ban.subject != party.spiffe_id)
+        self.bans = BanList(self.bans.revision + 1, others)
+        return True
+
+    def is_banned(self, party: Party) -> bool:
+        return _is_in(self.bans, party)
+
     def _command(self, event: RingEvent) -> bool:
         try:
             self.ring = apply(self.ring, event)
@@ -287,24 +345,30 @@ class World:
         """Asks a replica for a certificate; the answer may be lost on its way. `token`: not with the one it has."""
         door = self.replicas[replica]
         issuer = door.ring.active(ISSUER)
-        if self.now - door.seen > CONFIRMED_FOR or issuer is None:
+        if self.now - door.seen > CONFIRMED_FOR or issuer is None or _is_in(door.bans, party):
             return False
         self.serials += 1
         ends = self.shows(door) + timedelta(seconds=LEAF_TTL)
         renews = party.held.serial if party.held is not None and self.is_live(party.held) and not token else ""
         held = Held(
-            f"{self.serials:x}", issuer.issuer_id, (ends - FOUNDED).total_seconds(), door.ring.sequence, not renews
+            f"{self.serials:x}",
+            issuer.issuer_id,
+            issuer.id,
+            (ends - FOUNDED).total_seconds(),
+            door.ring.sequence,
+            not renews,
         )
         self._record(
             CertificateFact(
                 held.serial,
                 renews,
-                party.name,
+                party.spiffe_id,
                 issuer.id,
                 ends,
                 door.ring.sequence,
                 proves_bundle(ISTIO if not party.stream else "meshca", renews),
                 self.shows(door),
+                with_lists=party.stream,
             )
         )
         if not lost:
@@ -313,34 +377,36 @@ class World:
 
     def _obtain(self, party: Party, held: Held, ring: AuthorityRing) -> None:
         """It has the certificate, and the bundle that came along. An agent's proxy has neither yet."""
-        if ring.sequence < party.offered[0]:
+        if ring.sequence < party.offered.sequence:
             return  # agents refuse what goes back; the others' next certificate is as good
         party.held = held
-        party.offered = ring.sequence, frozenset(root.id for root in ring.trusted)
+        party.offered = _bundle(ring, with_lists=party.stream)
         if not party.stream:
             self.take_trust(party)
             party.shown = held
 
     def receive(self, party: Party, replica: int) -> bool:
         """An agent's stream brings it the bundle as a replica knows it; nothing is said yet of having it."""
-        ring = self.replicas[replica].ring
-        if ring.sequence < party.offered[0] or not self.is_live(party.held):
+        server = self.replicas[replica]
+        if server.ring.sequence < party.offered.sequence or not self.is_live(party.held) or _is_in(server.bans, party):
             return False
-        party.offered = ring.sequence, frozenset(root.id for root in ring.trusted)
+        party.offered = _bundle(server.ring, with_lists=True)
         return True
 
     def take_trust(self, party: Party) -> None:
         """The proxy accepts the trust half of what its agent serves."""
-        party.sequence, party.roots = party.offered
+        party.trust = party.offered
+        if party.astray and not self.is_banned(party) and party.trust.sequence == self.ring.sequence:
+            party.astray = False
 
     def take_identity(self, party: Party) -> None:
         """The proxy accepts the identity half. One that begins a lineage is not served without its trust."""
-        if party.held is not None and (not party.held.first or party.sequence >= party.held.sequence):
+        if party.held is not None and (not party.held.first or party.trust.sequence >= party.held.sequence):
             party.shown = party.held
 
     def acknowledge(self, party: Party) -> None:
         """The proxy has the bundle; its agent says so by the newest certificate that no proxy has yet to take."""
-        if party.sequence == party.offered[0]:
+        if party.trust.sequence == party.offered.sequence:
             self._tell(party, "")
 
     def refuse(self, party: Party) -> None:
@@ -351,7 +417,8 @@ class World:
         if by is None or not self.is_live(by):
             return
         until = FOUNDED + timedelta(seconds=by.ends)
-        self._record(BundleFact(by.serial, party.name, party.offered[0], Channel.STREAM, until, self.wall, refusal))
+        sequence = party.offered.sequence
+        self._record(BundleFact(by.serial, party.spiffe_id, sequence, Channel.STREAM, until, self.wall, refusal))
 
     def _record(self, fact: Fact) -> None:
         self.facts.append(fact)
@@ -368,12 +435,17 @@ class World:
             assert len([a for a in self.ring.of(kind) if a.state.value == "active"]) <= 1
         assert self.ring.trusted, "the bundle is empty"
         assert self.ring.of(ISSUER), "no issuing CA is left: doors take that for lost state"
+        live = [party for party in self.parties.values() if self.is_live(party.shown)]
+        issuers = {party.shown.issuer for party in live if party.shown is not None}
+        verifiers = [party for party in live if not party.astray]
+        for verifier in verifiers:
+            unlisted = issuers - verifier.trust.lists if verifier.trust.lists else None
+            assert not unlisted, f"{verifier.name} lacks the lists of {unlisted}, and refuses all that they signed"
         if self.forced:
             return
-        live = [party for party in self.parties.values() if self.is_live(party.shown)]
         presented = {party.shown.root for party in live if party.shown is not None}
-        for verifier in live:
-            missing = presented - verifier.roots
+        for verifier in verifiers:
+            missing = presented - verifier.trust.roots
             assert not missing, f"{verifier.name} lacks {missing}, whose certificates live"
 
     def check_evidence(self) -> None:
@@ -382,4 +454,13 @@ class World:
             for replica in self.replicas:
                 holder = replica.book._by_serial.get(party.shown.serial) if party.shown is not None else None
                 if holder is not None:
-                    assert holder.sequence <= party.sequence
+                    assert holder.sequence <= party.trust.sequence
+
+
+def _is_in(bans: BanList, party: Party) -> bool:
+    return any(ban.subject == party.spiffe_id for ban in bans.bans)
+
+
+def _bundle(ring: AuthorityRing, *, with_lists: bool) -> Bundle:
+    lists = frozenset(crl.issuer_id for crl in ring.crls) if with_lists else frozenset()
+    return Bundle(ring.sequence, frozenset(root.id for root in ring.trusted), lists)
