@@ -6,7 +6,7 @@ One set of handlers serves whoever has streams to give: the server's hub, behind
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from meshca.errors import MeshcaError, detached, invalid
 from meshca.rpc.calls import Refusal
+from meshca.rpc.limits import Pace
 from meshca.rpc.status import CODES, retry_metadata
 from meshca.services.streams import Write
 from meshca.xds.stream import StreamMode
@@ -49,26 +50,38 @@ class StreamSource(Protocol):
     async def fetch(self, context: Context, request: Any) -> Any: ...
 
 
-def discovery_handlers(source: StreamSource) -> tuple[grpc.GenericRpcHandler, ...]:
-    """The discovery services, for `BoundedCalls`. They take bytes: left to gRPC, no message would be our fault."""
+def discovery_handlers(
+    source: StreamSource, new_pace: Callable[[], Pace] | None = None
+) -> tuple[grpc.GenericRpcHandler, ...]:
+    """The discovery services, for `BoundedCalls`. They take bytes: left to gRPC, no message would be our fault.
+
+    `new_pace` gives each stream the pace that it must keep; None for no bound.
+    """
+
+    def stream(mode: StreamMode, *, aggregated: bool) -> Handler:
+        return _stream(source, mode, new_pace, aggregated=aggregated)
+
     sds = {
-        "StreamSecrets": _stream(source, StreamMode.SOTW, aggregated=False),
-        "DeltaSecrets": _stream(source, StreamMode.DELTA, aggregated=False),
+        "StreamSecrets": stream(StreamMode.SOTW, aggregated=False),
+        "DeltaSecrets": stream(StreamMode.DELTA, aggregated=False),
         "FetchSecrets": _fetch(source),
     }
     ads = {
-        "StreamAggregatedResources": _stream(source, StreamMode.SOTW, aggregated=True),
-        "DeltaAggregatedResources": _stream(source, StreamMode.DELTA, aggregated=True),
+        "StreamAggregatedResources": stream(StreamMode.SOTW, aggregated=True),
+        "DeltaAggregatedResources": stream(StreamMode.DELTA, aggregated=True),
     }
     return grpc.method_handlers_generic_handler(SDS, sds), grpc.method_handlers_generic_handler(ADS, ads)
 
 
-def _stream(source: StreamSource, mode: StreamMode, *, aggregated: bool) -> Handler:
+def _stream(
+    source: StreamSource, mode: StreamMode, new_pace: Callable[[], Pace] | None, *, aggregated: bool
+) -> Handler:
     async def serve(_: object, context: Context) -> None:
         try:
             stream = await source.open(context, mode, aggregated=aggregated)
             try:
-                await stream.run(_Requests(context, _REQUESTS[mode]), context.write)
+                pace = None if new_pace is None else new_pace()
+                await stream.run(_Requests(context, _REQUESTS[mode], pace), context.write)
             finally:
                 stream.close()
         except MeshcaError as error:
@@ -94,13 +107,14 @@ def _fetch(source: StreamSource) -> Handler:
 
 
 class _Requests:
-    """The requests of a call, parsed. Raises INVALID for one that cannot be."""
+    """The requests of a call, parsed. Raises INVALID for one that cannot be, EXHAUSTED where they come too fast."""
 
-    __slots__ = ("_context", "_message")
+    __slots__ = ("_context", "_message", "_pace")
 
-    def __init__(self, context: Context, message: Any) -> None:
+    def __init__(self, context: Context, message: Any, pace: Pace | None) -> None:
         self._context = context
         self._message = message
+        self._pace = pace
 
     def __aiter__(self) -> _Requests:
         return self
@@ -109,6 +123,8 @@ class _Requests:
         data = await self._context.read()
         if data is grpc.aio.EOF:
             raise StopAsyncIteration
+        if self._pace is not None:
+            self._pace.admit()
         return _parse(self._message, data)
 
 

@@ -22,7 +22,7 @@ from meshca.rpc.certificates import (
 )
 from meshca.rpc.discovery import ADS, SDS, discovery_handlers
 from meshca.rpc.distribution import DiscoveryDoor
-from meshca.rpc.limits import PeerLimiter
+from meshca.rpc.limits import Pace, PeerLimiter
 from meshca.rpc.listeners import Listener, ListenerLimits
 from meshca.rpc.peers import mtls_peer, token_peer
 from meshca.rpc.upstream import UPSTREAM_SERVICE, UpstreamDoor, upstream_handlers
@@ -139,8 +139,8 @@ class Door:
         further: tuple[grpc.GenericRpcHandler, ...] = (),
     ) -> Listener:
         services = (*_SERVICES, UPSTREAM_SERVICE) if further else _SERVICES
-        handlers = (*certificate_handlers(door, metrics), *discovery_handlers(streams), *further)
-        return Listener(handlers, services, bounds)
+        discovery = discovery_handlers(streams, lambda: Pace(time.monotonic))
+        return Listener((*certificate_handlers(door, metrics), *discovery, *further), services, bounds)
 
     def _downstream_door(self, limiter: PeerLimiter) -> UpstreamDoor | None:
         """Nested servers come with their certificates, to the mTLS listener alone."""

@@ -22,6 +22,7 @@ from meshca.xds.subscription import Flight, Subscription
 
 MAX_NAMES = 100
 MAX_NAME_LENGTH = 2048
+MAX_NAME_CHARACTERS = 16 * 1024  # of all names of one stream together: a hub has thousands of streams
 MAX_NODE_ID_LENGTH = 1024
 
 _WILDCARD = "*"
@@ -128,6 +129,10 @@ class XdsStream:
         total = sum(map(len, self._subscriptions.values()))
         if total > MAX_NAMES:
             raise exhausted(f"{total} resource names on one stream: at most {MAX_NAMES} are allowed")
+        characters = sum(subscription.characters for subscription in self._subscriptions.values())
+        if characters > MAX_NAME_CHARACTERS:
+            allowed = f"at most {MAX_NAME_CHARACTERS} are allowed on one stream"
+            raise exhausted(f"the resource names have {characters} characters together: {allowed}")
 
     def _hear(self, type_url: str, subscription: Subscription, request: Any) -> list[Effect]:
         """The peer's verdict on what it was sent, if the request carries one."""

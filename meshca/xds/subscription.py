@@ -85,6 +85,11 @@ class Subscription:
         return len(self._held)
 
     @property
+    def characters(self) -> int:
+        """How long the names are together."""
+        return sum(map(len, self._held))
+
+    @property
     def names(self) -> frozenset[str]:
         """The names the peer wants."""
         return frozenset(self._held)

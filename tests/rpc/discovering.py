@@ -20,7 +20,7 @@ from meshca.errors import MeshcaError, unauthenticated
 from meshca.rpc.calls import BoundedCalls
 from meshca.rpc.discovery import discovery_handlers
 from meshca.rpc.distribution import DiscoveryDoor
-from meshca.rpc.limits import PeerLimiter
+from meshca.rpc.limits import STREAM_BURST, Pace, PeerLimiter
 from meshca.rpc.peers import mtls_peer, token_peer
 from meshca.services.acknowledgements import AcknowledgementQueue
 from meshca.services.authentication import Authentication, SvidAuthenticator
@@ -82,13 +82,14 @@ class OneToken:
 class Rig:
     """The hub of `example.org` on two listeners, its clients, and what it records."""
 
-    def __init__(self, *, limits: StreamLimits | None = None, burst: int = 1000) -> None:
+    def __init__(self, *, limits: StreamLimits | None = None, burst: int = 1000, requests: int = STREAM_BURST) -> None:
         self.clock = OffsetClock()
         self.record, self.counts, self.tokens = Record(), Counts(), OneToken()
         self.queue = AcknowledgementQueue(self.record, retry_seconds=0.01)
         self.hub = Distribution(self.clock, self.queue, self.counts, limits, sweep_seconds=0.01, afterthought=0.05)
         self._watch = Stopwatch()
         self._limits = PeerLimiter(1, burst, self._watch)
+        self._requests = requests  # of a stream, for good: the watch stands still
         svids = SvidAuthenticator(lambda: {DOMAIN: bundle_of("example.org", ROOT)}, DOMAIN)
         self._authentication = Authentication((svids, self.tokens))
         self._stack = AsyncExitStack()
@@ -137,7 +138,8 @@ class Rig:
     async def _listen(self, read_peer: Any, *, client_certificates: bool) -> int:
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         door = DiscoveryDoor(self.hub, self._authentication, self._limits, self.clock, read_peer)
-        server.add_generic_rpc_handlers((BoundedCalls(discovery_handlers(door), 100, 32 * 1024, timedelta(seconds=5)),))
+        handlers = discovery_handlers(door, lambda: Pace(self._watch, burst=self._requests))
+        server.add_generic_rpc_handlers((BoundedCalls(handlers, 100, 32 * 1024, timedelta(seconds=5)),))
         port = server.add_secure_port("127.0.0.1:0", _server_credentials(client_certificates))
         await server.start()
         self._stack.push_async_callback(server.stop, 1)

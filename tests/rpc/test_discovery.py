@@ -19,6 +19,7 @@ from meshca.authority.evidence import Channel
 from meshca.compile.bundles import BUNDLE_TYPE, RENEWAL_TYPE
 from meshca.errors import unavailable
 from meshca.proto.meshca.v1 import certificates_pb2
+from meshca.rpc.limits import STREAM_RATE
 from meshca.services.distribution import StreamLimits
 from meshca.xds.snapshot import SECRET_TYPE
 from tests.agent.discovery import SECONDS, Delta, Sotw, roots, unpacked, until
@@ -173,6 +174,31 @@ async def test_streams_that_are_opened_too_fast_are_refused_by_peer() -> None:
         await other.receive()
 
 
+@pytest.mark.parametrize("variant", ["sotw", "delta"])
+async def test_requests_that_come_too_fast_end_their_stream_and_no_other(variant: str) -> None:
+    async with Rig(requests=5) as rig:
+        rig.publish(1, ROOT)
+        channel = rig.channel(WEB)
+        flood, other = (getattr(rig, variant)(channel) for _ in range(2))
+        await other.subscribe("ROOTCA")
+        await other.receive()
+        for _ in range(6):
+            await flood.subscribe("ROOTCA")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await read_to_the_end(flood)
+        assert await flood.call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await flood.call.details() == "too many requests on this stream: slow down"
+        wait = dict(await flood.call.trailing_metadata())["grpc-retry-pushback-ms"]
+        assert int(wait) == 1000 * 5 / STREAM_RATE
+        await other.ack()
+        rig.publish(2, ROOT, NEXT)
+        assert roots((await other.receive())["ROOTCA"]) == 2
+        again = getattr(rig, variant)(channel)
+        await again.subscribe("ROOTCA")
+        await again.receive()
+        await until(lambda: rig.counts.open == 2)
+
+
 async def test_streams_are_bounded_and_the_client_is_told() -> None:
     async with Rig(limits=StreamLimits(total=1)) as rig:
         rig.publish(1, ROOT)
@@ -189,6 +215,11 @@ async def test_streams_are_bounded_and_the_client_is_told() -> None:
 
 
 # --- many, slow, rude
+
+
+async def read_to_the_end(stream: Sotw | Delta) -> None:
+    while await stream.call.read() is not grpc.aio.EOF:
+        pass
 
 
 async def test_a_change_reaches_five_hundred_streams_and_is_counted_for_each(rig: Rig) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshca.errors import ErrorKind, MeshcaError
-from meshca.rpc.limits import PeerLimiter
+from meshca.rpc.limits import STREAM_BURST, STREAM_RATE, Pace, PeerLimiter
+from meshca.xds.stream import MAX_NAMES
 from tests.fakes.clock import Stopwatch
 
 
@@ -36,6 +37,35 @@ def refusal(error: MeshcaError) -> float:
 
 def admitted(limits: PeerLimiter, peer: str, calls: int) -> int:
     return sum(retry_after(lambda: limits.admit(peer)) == 0 for _ in range(calls))
+
+
+def paced(pace: Pace, requests: int) -> int:
+    """How many of them are admitted."""
+    for count in range(requests):
+        try:
+            pace.admit()
+        except MeshcaError:
+            return count
+    return requests
+
+
+def test_a_stream_has_a_pace_of_its_own() -> None:
+    watch = Stopwatch()
+    pace, other = Pace(watch, rate=2.0, burst=5), Pace(watch, rate=2.0, burst=5)
+    assert paced(pace, 20) == 5
+    assert paced(other, 5) == 5
+    with pytest.raises(MeshcaError, match="too many requests on this stream") as refused:
+        pace.admit()
+    assert (refused.value.kind, refused.value.retry_after) == (ErrorKind.EXHAUSTED, 2.5)
+    watch.seconds += 1.5
+    assert paced(pace, 20) == 3
+    watch.seconds += 1000
+    assert paced(pace, 20) == 5
+
+
+def test_an_envoy_may_ask_for_each_of_its_names_and_acknowledge_it_by_itself() -> None:
+    assert STREAM_BURST >= 2 * MAX_NAMES
+    assert STREAM_RATE > 0
 
 
 def test_a_burst_is_admitted_and_no_more() -> None:

@@ -10,7 +10,15 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Disc
 
 from meshca.errors import ErrorKind, MeshcaError
 from meshca.xds.snapshot import SECRET_TYPE, Resource, Snapshot
-from meshca.xds.stream import MAX_NAME_LENGTH, MAX_NAMES, MAX_NODE_ID_LENGTH, StreamMode, XdsStream, fetch
+from meshca.xds.stream import (
+    MAX_NAME_CHARACTERS,
+    MAX_NAME_LENGTH,
+    MAX_NAMES,
+    MAX_NODE_ID_LENGTH,
+    StreamMode,
+    XdsStream,
+    fetch,
+)
 from meshca.xds.subscription import MAX_IN_FLIGHT, MAX_PARKED
 from tests.xds.envoys import (
     POLICY_TYPE,
@@ -834,6 +842,18 @@ def test_names_of_all_types_count_together(new_wire: NewWire) -> None:
     stream.receive(wire.subscribe(*(f"name-{n}" for n in range(MAX_NAMES))), V1)
     with pytest.raises(MeshcaError, match="101 resource names on one stream"):
         stream.receive(other.subscribe("leaf"), V1)
+
+
+@in_both
+def test_the_names_of_all_types_are_bounded_in_length_too(new_wire: NewWire) -> None:
+    wire, other = new_wire(), new_wire()
+    other.type_url = POLICY_TYPE
+    stream = new_ads_stream(wire.mode)
+    long = MAX_NAME_CHARACTERS // MAX_NAME_LENGTH
+    stream.receive(wire.subscribe(*(f"{n}".ljust(MAX_NAME_LENGTH, "x") for n in range(long))), V1)
+    with pytest.raises(MeshcaError, match="have 16385 characters together: at most 16384 are allowed") as refusal:
+        stream.receive(other.subscribe("x"), V1)
+    assert refusal.value.kind is ErrorKind.EXHAUSTED
 
 
 @in_both
