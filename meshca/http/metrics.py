@@ -6,7 +6,7 @@ the type `untyped`, the one type that this library's text format leaves alone. R
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from threading import Lock
 from typing import Generic, Protocol, TypeVar
@@ -83,6 +83,8 @@ class Metrics:
         self._pushes = self._counter("meshca_pushes_total", "Responses sent on discovery streams.")
         self._acks = self._counter("meshca_push_acks_total", "Responses that a peer acknowledged.")
         self._nacks = self._counter("meshca_push_nacks_total", "Responses that a peer refused.")
+        self._standing = _Standing()
+        self.registry.register(self._standing)
         self.registry.register(_Expiry(ring, now))
         if ledger is not None:
             self.registry.register(_Ledger(ledger))
@@ -133,6 +135,14 @@ class Metrics:
     def ticked(self, job: str, at: datetime) -> None:
         """A scheduled job ended well."""
         self._ticks.of(job).set(at.timestamp())
+
+    def alarms_stand(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """So many alarms stand, by severity and kind; there are no others."""
+        self._standing.alarms = dict(counts)
+
+    def rotation_stands(self, holders: int, covered: int) -> None:
+        """So many hold certificates, and so many of them are known to have the bundle that matters."""
+        self._standing.coverage = (holders, covered)
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(name, documentation, labels, registry=self.registry)
@@ -193,6 +203,26 @@ class _WithoutSuffix(Collector):
                 if sample.name.endswith("_total"):
                     shown.add_sample(self._name, sample.labels, sample.value)
         yield shown
+
+
+class _Standing(Collector):
+    """What was last told of alarms and rotation; nothing before, as in signing workers, where nobody tells."""
+
+    def __init__(self) -> None:
+        self.alarms: dict[tuple[str, str], int] = {}
+        self.coverage: tuple[int, int] | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("meshca_alarms", "Alarms that stand.", labels=("severity", "kind"))
+        for labels, count in self.alarms.items():
+            family.add_metric(labels, count)
+        yield family
+        if self.coverage is None:
+            return
+        holders, covered = self.coverage
+        yield GaugeMetricFamily("meshca_rotation_holders", "Holders of certificates that rotation waits for.", holders)
+        known = "Holders that are known to have the trust bundle that matters."
+        yield GaugeMetricFamily("meshca_rotation_covered", known, covered)
 
 
 class _Ledger(Collector):

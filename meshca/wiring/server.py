@@ -23,6 +23,7 @@ from meshca.http.server import serve
 from meshca.proto.meshca.v1 import admin_pb2_grpc
 from meshca.rpc.admin import AdminDoor
 from meshca.rpc.listeners import Listener, ListenerLimits
+from meshca.services.alarms import AlarmWatch
 from meshca.services.health import Health
 from meshca.services.revocation_lists import ServedList
 from meshca.settings.server import ServerSettings, parse_listen_address
@@ -113,7 +114,9 @@ class Server:
         patience = max(3 * settings.tick, ROTATION_PATIENCE)
         checks["rotation"] = lambda: ticks.problem("rotation", patience)
         checks["listeners"] = lambda: None if self._open else "the listeners are not open yet"
-        await self._open_admin(core, admin_socket, health_for_threads(checks, ticks), stack)
+        health = health_for_threads(checks, ticks)
+        ticks.add("alarms", settings.tick, AlarmWatch(core.authorities.control.standing, health, metrics).look)
+        await self._open_admin(core, admin_socket, health, stack)
         http = await self._open_http(core, totals, checks, stack)
         self._start_ticks(core, ticks, stack)
         if not await self._until_it_can_sign(core):

@@ -188,6 +188,24 @@ def test_the_last_tick_of_a_job_is_told() -> None:
     assert scrape(of)['meshca_scheduler_last_tick_timestamp_seconds{job="rotation"}'] == NOW.timestamp()
 
 
+def test_alarms_are_there_while_they_stand() -> None:
+    of = metrics()
+    of.alarms_stand({("critical", "ledger"): 1, ("warning", "root"): 2})
+    found = scrape(of)
+    assert found['meshca_alarms{kind="ledger",severity="critical"}'] == 1
+    assert found['meshca_alarms{kind="root",severity="warning"}'] == 2
+    of.alarms_stand({})
+    assert not [name for name in scrape(of) if name.startswith("meshca_alarms")]
+
+
+def test_the_coverage_of_a_rotation_is_there_once_it_is_known() -> None:
+    of = metrics()
+    assert not [name for name in scrape(of) if name.startswith("meshca_rotation")]
+    of.rotation_stands(5, 3)
+    found = scrape(of)
+    assert (found["meshca_rotation_holders"], found["meshca_rotation_covered"]) == (5, 3)
+
+
 def test_no_count_is_lost_between_threads() -> None:
     of = metrics()
 

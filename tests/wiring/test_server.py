@@ -94,6 +94,13 @@ async def test_a_server_that_ticks_is_ready(short_tmp: Path) -> None:
                 samples = (await get(http, "/metrics")).body.decode()
 
 
+async def samples_of(http: TcpAddress, *, until: Callable[[str], bool]) -> str:
+    async with asyncio.timeout(20):
+        while not until(samples := (await get(http, "/metrics")).body.decode()):
+            await asyncio.sleep(0.05)
+    return samples
+
+
 async def test_a_server_that_ticks_tells_operators_so(short_tmp: Path) -> None:
     async with running(short_tmp), asyncio.timeout(20):
         status = await asyncio.to_thread(fetch_status, short_tmp / "ca", None)
@@ -159,8 +166,14 @@ async def test_a_server_whose_authorities_became_unreadable_says_so_until_they_a
                 ],
             )
             assert not server.done()
-            database.execute("UPDATE authority_ring SET document = ?", (document,))
-            database.commit()
+            with capture_logs() as logs:
+                alarm = 'meshca_alarms{kind="signing",severity="critical"} 1.0'
+                await samples_of(http, until=lambda samples: alarm in samples)
+                database.execute("UPDATE authority_ring SET document = ?", (document,))
+                database.commit()
+                samples = await samples_of(http, until=lambda samples: "meshca_alarms{" not in samples)
+            assert "meshca_rotation_holders 0.0" in samples
+            assert [log["kind"] for log in logs if log["event"] == "alarm_ended"].count("signing") == 1
         async with asyncio.timeout(20):
             while (await get(http, "/readyz")).status != 200:
                 await asyncio.sleep(0.05)
