@@ -12,9 +12,11 @@ from meshca.wiring.ticks import Ticks
 _PATIENCE_SECONDS = 5.0
 
 
-def health_for_threads(checks: Mapping[str, Check], ticks: Ticks) -> Callable[[], Health]:
+def health_for_threads(
+    checks: Mapping[str, Check], ticks: Ticks, patience: float = _PATIENCE_SECONDS
+) -> Callable[[], Health]:
     """What tells the health, called in a thread. To be made on the event loop, which answers; `checks` is read each
-    time. It raises UNAVAILABLE where the loop does not answer."""
+    time. It raises UNAVAILABLE where the loop does not answer within `patience`, in seconds."""
     loop = asyncio.get_running_loop()
 
     async def look() -> Health:
@@ -23,9 +25,9 @@ def health_for_threads(checks: Mapping[str, Check], ticks: Ticks) -> Callable[[]
     def ask() -> Health:
         answer = asyncio.run_coroutine_threadsafe(look(), loop)
         try:
-            return answer.result(_PATIENCE_SECONDS)
+            return answer.result(patience)
         except TimeoutError as error:
             answer.cancel()
-            raise unavailable(f"the server did not tell its health within {_PATIENCE_SECONDS:.0f}s") from error
+            raise unavailable(f"the server did not tell its health within {patience:g}s") from error
 
     return ask
