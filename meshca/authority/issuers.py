@@ -43,14 +43,14 @@ def decide_issuers(ring: AuthorityRing, policy: IssuerPolicy, now: datetime, evi
 
 
 def is_listed(issuer: Authority, ring: AuthorityRing, policy: IssuerPolicy, evidence: Evidence) -> bool:
-    """Whether what it signs would be accepted by everybody who checks revocation lists: none are in use, or all of them
-    have its own, and no door gives out a bundle without."""
-    if not ring.crls:
+    """Whether what it signs would be accepted by everybody who checks revocation lists: all of them have its own, and
+    no door gives out a bundle without; or none are in use, and those who had some have heard of that."""
+    if not ring.crls and ring.withdrawn is None:
         return True
-    crl = ring.crl_of(issuer.id)
-    if crl is None or crl.since is None or evidence.at is None or crl.since + policy.propagation > evidence.at:
+    known = ring.crl_of(issuer.id) if ring.crls else ring.withdrawn
+    if known is None or known.since is None or evidence.at is None or known.since + policy.propagation > evidence.at:
         return False
-    return evidence.least_checking is None or evidence.least_checking >= crl.sequence
+    return evidence.least_checking is None or evidence.least_checking >= known.sequence
 
 
 def is_next_due(ring: AuthorityRing, policy: IssuerPolicy, now: datetime) -> bool:

@@ -113,6 +113,14 @@ class IssuedCrl:
 
 
 @dataclass(frozen=True, slots=True)
+class ListsWithdrawn:
+    """Revocation lists are in use no more since then: the first bundle without them is that of `sequence`."""
+
+    sequence: int
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """A new authority exists: its key is made and its certificate signed."""
 
@@ -231,9 +239,9 @@ class AuthorityRing:
     At most one authority of a kind is ACTIVE. `apply` is the only way to a next ring. `rotation` is the rotation of the
     root under way; `held_since` says that one was aborted, and that the schedule begins no other by itself; `renewal`
     is the latest order to replace certificates. `crls` are the revocation lists in use: where there is any, verifiers
-    refuse what an issuing CA without one has signed. `pending` is the issuing CA that an external root is asked for;
-    `directory` stands for what was last taken from the watched CA directory ("" for nothing); `announced` for the roots
-    of an upstream authority, as it last told of them.
+    refuse what an issuing CA without one has signed; `withdrawn` says since when none are, where some were. `pending`
+    is the issuing CA that an external root is asked for; `directory` stands for what was last taken from the watched CA
+    directory ("" for nothing); `announced` for the roots of an upstream authority, as it last told of them.
     """
 
     trust_domain: TrustDomain
@@ -246,6 +254,7 @@ class AuthorityRing:
     pending: PendingIssuer | None = None
     directory: str = ""
     announced: tuple[str, ...] = ()
+    withdrawn: ListsWithdrawn | None = None
 
     def __post_init__(self) -> None:
         for kind in AuthorityKind:
@@ -478,7 +487,9 @@ def _publish(ring: AuthorityRing, event: CrlsPublished) -> AuthorityRing:
     if given and sorted(given) != sorted(issuer.id for issuer in ring.leaf_issuers):
         raise conflict("revocation lists are published of every issuing CA, or of none")
     sequence = ring.sequence + 1
-    return replace(ring, sequence=sequence, crls=tuple(_kept(ring, crl, sequence, event.at) for crl in event.crls))
+    withdrawn = ListsWithdrawn(sequence, event.at) if ring.crls and not event.crls else None
+    crls = tuple(_kept(ring, crl, sequence, event.at) for crl in event.crls)
+    return replace(ring, sequence=sequence, crls=crls, withdrawn=withdrawn if ring.crls or crls else ring.withdrawn)
 
 
 def _kept(ring: AuthorityRing, crl: IssuedCrl, sequence: int, at: datetime) -> IssuedCrl:

@@ -233,7 +233,8 @@ def _why_not_sign(issuer: Authority, ring: AuthorityRing, policy: RotationPolicy
     if ring.find(issuer.issuer_id) != ring.active(AuthorityKind.ROOT):
         return "its root is not the active one"
     if issuer.state is AuthorityState.PREPARED and not is_listed(issuer, ring, policy.issuer, evidence):
-        return "not everybody is known to have its revocation list"
+        lacks = "its revocation list" if ring.crls else "heard that revocation lists are in use no more"
+        return f"not everybody is known to have {lacks}"
     return None
 
 

@@ -14,6 +14,7 @@ from meshca.authority.ring import (
     AuthorityState,
     CrossCertificate,
     IssuedCrl,
+    ListsWithdrawn,
     PendingIssuer,
     RenewalOrder,
     RootRotation,
@@ -41,6 +42,7 @@ def write_ring(ring: AuthorityRing) -> str:
         "pending": None if ring.pending is None else _write_pending(ring.pending),
         "directory": ring.directory,
         "announced": list(ring.announced),
+        "withdrawn": None if ring.withdrawn is None else _write_withdrawn(ring.withdrawn),
     }
     return json.dumps(document)
 
@@ -50,6 +52,7 @@ def read_ring(text: str) -> AuthorityRing:
     try:
         document = _current(json.loads(text))
         rotation, renewal, pending = document["rotation"], document["renewal"], document["pending"]
+        withdrawn = {"withdrawn": None, **document}["withdrawn"]  # documents from before do not tell
         return AuthorityRing(
             trust_domain=TrustDomain(document["trust_domain"]),
             sequence=_integer(document["sequence"]),
@@ -61,6 +64,7 @@ def read_ring(text: str) -> AuthorityRing:
             pending=None if pending is None else _read_pending(pending),
             directory=_text(document["directory"]),
             announced=tuple(_text(digest) for digest in _list(document["announced"])),
+            withdrawn=None if withdrawn is None else _read_withdrawn(withdrawn),
         )
     except KeyError as error:
         raise internal(f"the stored authority ring cannot be read: {error} is missing") from error
@@ -216,6 +220,14 @@ def _read_crl(fields: dict[str, Any]) -> IssuedCrl:
         sequence=_integer(fields["sequence"]),
         since=_read_time(fields["since"]),
     )
+
+
+def _write_withdrawn(withdrawn: ListsWithdrawn) -> dict[str, Any]:
+    return {"sequence": withdrawn.sequence, "since": to_seconds(withdrawn.since, "since")}
+
+
+def _read_withdrawn(fields: dict[str, Any]) -> ListsWithdrawn:
+    return ListsWithdrawn(sequence=_integer(fields["sequence"]), since=from_seconds(_integer(fields["since"])))
 
 
 def _write_time(time: datetime | None, name: str) -> int | None:

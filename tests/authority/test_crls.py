@@ -9,7 +9,7 @@ import pytest
 
 from meshca.authority.actions import Activate, IssuerPolicy, PrepareIssuer
 from meshca.authority.evidence import Evidence
-from meshca.authority.issuers import decide_issuers
+from meshca.authority.issuers import decide_issuers, is_listed
 from meshca.authority.ring import (
     Advanced,
     AuthorityKind,
@@ -17,6 +17,7 @@ from meshca.authority.ring import (
     AuthorityState,
     CrlsPublished,
     IssuedCrl,
+    ListsWithdrawn,
     Prepared,
     Step,
     apply,
@@ -56,6 +57,21 @@ def conflict(before: AuthorityRing, event: CrlsPublished | Advanced) -> str:
 
 
 LISTED = published(ring, "issuer1", "issuer2")
+
+
+def test_where_lists_were_withdrawn_who_had_some_is_to_have_heard_of_it() -> None:
+    assert ring.withdrawn is None
+    assert LISTED.withdrawn is None
+    without = published(LISTED, at=NOW)
+    assert without.withdrawn == ListsWithdrawn(3, NOW)
+    assert published(without, at=NOW + DAY).withdrawn == without.withdrawn, "none were in use"
+    assert published(without, "issuer1", "issuer2", at=NOW + DAY).withdrawn is None
+    known = Evidence(at=NOW + 20 * SECOND, least_checking=3)
+    assert is_listed(WAITING, without, POLICY, known)
+    assert is_listed(WAITING, without, POLICY, replace(known, least_checking=None))
+    assert not is_listed(WAITING, without, POLICY, replace(known, least_checking=2))
+    assert not is_listed(WAITING, without, POLICY, replace(known, at=NOW + 19 * SECOND))
+    assert not is_listed(WAITING, without, POLICY, replace(known, at=None))
 
 
 def test_lists_are_news_of_the_bundle() -> None:

@@ -368,6 +368,30 @@ def test_a_new_issuing_ca_waits_for_newcomers_that_have_only_the_lists_that_came
     assert world.ring.active(ISSUER).issuer_id == root.id  # type: ignore[union-attr]
 
 
+def test_a_new_issuing_ca_waits_for_those_who_have_not_heard_that_lists_are_in_use_no_more() -> None:
+    """It was put to use at once when the last ban was lifted; who still had the lists of before refused everybody."""
+    world, (one, late, bad) = a_mesh("one", "late", "bad")
+    world.ban(bad)
+    for _ in range(3):
+        a_quiet_time(world, [one, late], 30)
+    world.begin()
+    for _ in range(2):
+        a_quiet_time(world, [one, late], SOAK)
+    world.unban(bad)
+    assert late.trust.lists
+    for _ in range(4):
+        a_quiet_time(world, [one, bad], 30)
+    assert not world.ring.crls
+    assert late.trust.lists
+    root, issuer = world.ring.active(ROOT), world.ring.active(ISSUER)
+    assert root is not None
+    assert issuer is not None
+    assert issuer.issuer_id != root.id, "it waits"
+    for _ in range(3):
+        a_quiet_time(world, [one, late, bad], 30)
+    assert world.ring.active(ISSUER).issuer_id == root.id  # type: ignore[union-attr]
+
+
 def test_who_is_banned_holds_no_rotation_up_and_its_certificates_are_outlived_by_their_root() -> None:
     world, (one, two, bad) = a_mesh("one", "two", "bad")
     before = world.ring.active(ROOT)

@@ -17,6 +17,7 @@ from meshca.authority.ring import (
     AuthorityState,
     CrossCertificate,
     IssuedCrl,
+    ListsWithdrawn,
     PendingIssuer,
     RenewalOrder,
     RootRotation,
@@ -65,7 +66,10 @@ def a_ring(sequence: int = 3) -> AuthorityRing:
     mesh = TrustDomain("example.org")
     crls = (IssuedCrl("bb" * 20, b"\x30\x02\xff", 7, NOW, NOW + timedelta(days=7), 2, 3, NOW - timedelta(days=1)),)
     told = ("a root", "another")
-    return AuthorityRing(mesh, sequence, authorities, rotation, held_since, renewal, crls, pending, "a digest", told)
+    withdrawn = ListsWithdrawn(2, NOW - timedelta(days=2))
+    return AuthorityRing(
+        mesh, sequence, authorities, rotation, held_since, renewal, crls, pending, "a digest", told, withdrawn
+    )
 
 
 def an_entry(sequence: int, **changes: Any) -> JournalEntry:

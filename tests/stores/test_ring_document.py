@@ -36,38 +36,40 @@ def test_every_field_is_written() -> None:
 def test_a_document_of_format_1_is_read_without_what_it_did_not_know() -> None:
     document = json.loads(write_ring(a_ring()))
     document["format"] = 1
-    for unknown in ("rotation", "held_since", "renewal", "crls", "pending", "directory", "announced"):
+    for unknown in ("rotation", "held_since", "renewal", "crls", "pending", "directory", "announced", "withdrawn"):
         del document[unknown]
     for authority in document["authorities"]:
         del authority["since"], authority["distrust_at"], authority["cross"]
     ring = a_ring()
     authorities = tuple(replace(authority, since=None, distrust_at=None, cross=None) for authority in ring.authorities)
     old = replace(ring, authorities=authorities, rotation=None, held_since=None, renewal=None)
-    old = replace(old, crls=(), pending=None, directory="", announced=())
+    old = replace(old, crls=(), pending=None, directory="", announced=(), withdrawn=None)
     assert read_ring(json.dumps(document)) == old
 
 
 def test_a_document_of_format_2_is_read_without_revocation_lists_and_external_cas() -> None:
     document = json.loads(write_ring(a_ring()))
     document["format"] = 2
-    for unknown in ("crls", "pending", "directory", "announced"):
+    for unknown in ("crls", "pending", "directory", "announced", "withdrawn"):
         del document[unknown]
-    assert read_ring(json.dumps(document)) == replace(a_ring(), crls=(), pending=None, directory="", announced=())
+    old = replace(a_ring(), crls=(), pending=None, directory="", announced=(), withdrawn=None)
+    assert read_ring(json.dumps(document)) == old
 
 
 def test_a_document_of_format_3_is_read_without_an_upstream_authority() -> None:
     document = json.loads(write_ring(a_ring()))
     document["format"] = 3
-    del document["announced"]
-    assert read_ring(json.dumps(document)) == replace(a_ring(), announced=())
+    del document["announced"], document["withdrawn"]
+    assert read_ring(json.dumps(document)) == replace(a_ring(), announced=(), withdrawn=None)
 
 
 def test_a_document_from_before_there_were_cross_certificates_is_read_without() -> None:
     document = json.loads(write_ring(a_ring()))
     for authority in document["authorities"]:
         del authority["cross"]
+    del document["withdrawn"]
     authorities = tuple(replace(authority, cross=None) for authority in a_ring().authorities)
-    assert read_ring(json.dumps(document)) == replace(a_ring(), authorities=authorities)
+    assert read_ring(json.dumps(document)) == replace(a_ring(), authorities=authorities, withdrawn=None)
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -96,6 +98,8 @@ Change = Callable[[dict[str, Any]], object]
         lambda d: d["authorities"][0].update(not_after=10**20),
         lambda d: d["authorities"][0].update(key_id=7),
         lambda d: d["authorities"][0].update(cross="x"),
+        lambda d: d.update(withdrawn="x"),
+        lambda d: d["withdrawn"].pop("since"),
         lambda d: d["authorities"][0]["cross"].pop("signer_id"),
         lambda d: d["authorities"][0]["cross"].update(not_after=None),
         lambda d: d.pop("renewal"),
