@@ -76,17 +76,12 @@ ROOT, ISSUER = AuthorityKind.ROOT, AuthorityKind.ISSUER
 
 @dataclass(frozen=True)
 class Held:
-    """A certificate as it really is: `ends` is when verifiers, whose clocks are right, refuse it.
-
-    One that begins a lineage (`first`) came with the bundle of that `sequence`.
-    """
+    """A certificate as it really is: `ends` is when verifiers, whose clocks are right, refuse it."""
 
     serial: str
     root: str
     issuer: str
     ends: float
-    sequence: int
-    first: bool
 
 
 @dataclass(frozen=True)
@@ -104,8 +99,9 @@ class Party:
 
     One with a `stream` is an agent with a proxy behind it: `offered` is the bundle that the agent has, `trust` the one
     that the proxy has; `held` is the agent's newest certificate, `shown` the one that the proxy presents. With all
-    others, both come at the same time, and without revocation lists. One that was banned is `astray` until it has what
-    everybody was to have meanwhile.
+    others, both come at the same time, and without revocation lists. A certificate that begins a lineage, as those that
+    renew it, is not served to a proxy that lacks the bundle of sequence `owes`, which came along. One that was banned
+    is `astray` until it has what everybody was to have meanwhile.
     """
 
     name: str
@@ -115,6 +111,7 @@ class Party:
     held: Held | None = None
     shown: Held | None = None
     astray: bool = False
+    owes: int = 0
 
     @property
     def spiffe_id(self) -> str:
@@ -355,8 +352,6 @@ class World:
             issuer.issuer_id,
             issuer.id,
             (ends - FOUNDED).total_seconds(),
-            door.ring.sequence,
-            not renews,
         )
         self._record(
             CertificateFact(
@@ -372,14 +367,15 @@ class World:
             )
         )
         if not lost:
-            self._obtain(party, held, door.ring)
+            self._obtain(party, held, door.ring, first=not renews)
         return True
 
-    def _obtain(self, party: Party, held: Held, ring: AuthorityRing) -> None:
+    def _obtain(self, party: Party, held: Held, ring: AuthorityRing, *, first: bool) -> None:
         """It has the certificate, and the bundle that came along. An agent's proxy has neither yet."""
         if ring.sequence < party.offered.sequence:
             return  # agents refuse what goes back; the others' next certificate is as good
         party.held = held
+        party.owes = ring.sequence if first else party.owes
         party.offered = _bundle(ring, with_lists=party.stream)
         if not party.stream:
             self.take_trust(party)
@@ -400,8 +396,8 @@ class World:
             party.astray = False
 
     def take_identity(self, party: Party) -> None:
-        """The proxy accepts the identity half. One that begins a lineage is not served without its trust."""
-        if party.held is not None and (not party.held.first or party.trust.sequence >= party.held.sequence):
+        """The proxy accepts the identity half, if it is served that."""
+        if party.held is not None and party.trust.sequence >= party.owes:
             party.shown = party.held
 
     def acknowledge(self, party: Party) -> None:
