@@ -19,7 +19,14 @@ settings.register_profile("ci", derandomize=True, deadline=None, database=None, 
 settings.register_profile(
     "explore", max_examples=2000, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
+_FLOWS = Path(__file__).with_name("flows")
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long begins first, so that no process waits for another one's last flow."""
+    items.sort(key=lambda item: not item.path.is_relative_to(_FLOWS))
 
 
 @pytest.fixture
