@@ -73,7 +73,8 @@ class Distribution:
     """Publishes trust to streams and takes down who holds it. Belongs to the loop on which `run` runs, but `publish`
     may be called from any thread, also before that.
 
-    `sweep_seconds` is how often it looks for streams whose time is up.
+    `sweep_seconds` is how often it looks for streams whose time is up; `fetch_repeat` after how many it tells again
+    that the same was fetched, which may not have counted while a stream from before could be open.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Distribution:
         *,
         sweep_seconds: float = 1.0,
         afterthought: float = AFTERTHOUGHT,
+        fetch_repeat: float = FETCH_REPEAT,
     ) -> None:
         self._clock = clock
         self._acknowledgements = acknowledgements
@@ -92,6 +94,7 @@ class Distribution:
         self._limits = limits or StreamLimits()
         self._sweep_seconds = sweep_seconds
         self._afterthought = afterthought
+        self._fetch_repeat = fetch_repeat
         self._loop: asyncio.AbstractEventLoop | None = None
         self._offered: _Publication | None = None  # by whichever thread published last
         self._current: _Publication | None = None
@@ -302,7 +305,7 @@ class Distribution:
         if not caller.serial or caller.valid_until is None:
             return
         told, age = self._fetched.pop(caller.serial, None), self._age()
-        if told is not None and told[0] == sequence and age - told[1] < FETCH_REPEAT:
+        if told is not None and told[0] == sequence and age - told[1] < self._fetch_repeat:
             self._fetched[caller.serial] = told
             return
         try:

@@ -166,14 +166,25 @@ class Hub:
     """A running hub, its record and its clients."""
 
     def __init__(
-        self, limits: StreamLimits | None = None, *, waiting: int = 1000, sweep_seconds: float = 0.005
+        self,
+        limits: StreamLimits | None = None,
+        *,
+        waiting: int = 1000,
+        sweep_seconds: float = 0.005,
+        fetch_repeat: float = 3600.0,
     ) -> None:
         self.clock = SetClock(NOW)
         self.record = Record()
         self.counts = Counts()
         self.queue = AcknowledgementQueue(self.record, limit=waiting, retry_seconds=0.01)
         self.distribution = Distribution(
-            self.clock, self.queue, self.counts, limits, sweep_seconds=sweep_seconds, afterthought=AFTERTHOUGHT
+            self.clock,
+            self.queue,
+            self.counts,
+            limits,
+            sweep_seconds=sweep_seconds,
+            afterthought=AFTERTHOUGHT,
+            fetch_repeat=fetch_repeat,
         )
         self._clients: list[Client] = []
         self.running: asyncio.Task[None] | None = None
@@ -201,10 +212,15 @@ class Hub:
 
 @asynccontextmanager
 async def running(
-    limits: StreamLimits | None = None, *, waiting: int = 1000, sweep_seconds: float = 0.005, first: bool = True
+    limits: StreamLimits | None = None,
+    *,
+    waiting: int = 1000,
+    sweep_seconds: float = 0.005,
+    fetch_repeat: float = 3600.0,
+    first: bool = True,
 ) -> AsyncIterator[Hub]:
     """A hub that serves the bundle of sequence 1 (unless not `first`)."""
-    hub = Hub(limits, waiting=waiting, sweep_seconds=sweep_seconds)
+    hub = Hub(limits, waiting=waiting, sweep_seconds=sweep_seconds, fetch_repeat=fetch_repeat)
     if first:
         hub.distribution.publish(bundle(1))
     hub.running = asyncio.create_task(hub.distribution.run())

@@ -218,6 +218,14 @@ async def test_a_bundle_that_is_fetched_is_evidence_of_the_certificate() -> None
         assert (await hub.recorded())[4:] == [("0a", 2, "")]
 
 
+async def test_what_is_fetched_again_is_told_again_after_a_while() -> None:
+    async with running(fetch_repeat=0.0) as hub:
+        for _ in range(2):
+            hub.distribution.fetch(holder(), asking("ROOTCA"))
+            await hub.recorded()
+        assert await hub.recorded() == [("web", 1, "")] * 2
+
+
 async def test_who_has_a_stream_open_speaks_there_and_not_by_what_it_fetches() -> None:
     async with running() as hub:
         client = hub.connect()
