@@ -68,6 +68,7 @@ def authority_fields(authority: pb.Authority) -> dict[str, Any]:
         "bundle_sequence": authority.bundle_sequence,
         "distrust_at": iso(authority.distrust_at),
         "external": authority.external,
+        "cross_signed_by": authority.cross_signed_by,
     }
 
 

@@ -60,6 +60,7 @@ def authority_message(authority: Authority) -> pb.Authority:
         distrust_at=_seconds(authority.distrust_at),
         certificate=authority.certificate,
         external=authority.kind is AuthorityKind.ROOT and is_external(authority),
+        cross_signed_by="" if authority.cross is None else authority.cross.signer_id,
     )
 
 

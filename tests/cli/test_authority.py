@@ -69,18 +69,21 @@ def test_the_list_tells_since_when(admin: FakeAdmin) -> None:
         "bundle_sequence": 1,
         "distrust_at": "",
         "external": False,
+        "cross_signed_by": "",
     }
 
 
 def test_one_is_shown_with_its_certificate_and_its_last_steps(admin: FakeAdmin) -> None:
     status = at_rest()
     status.authorities[0].certificate = b"der"
+    status.authorities[0].cross_signed_by = NEW_ROOT
     status.journal.add(at=NOW, actor="operator", step="activate", authority_id=OLD_ROOT, reason="now", forced=True)
     status.journal.add(at=NOW, actor="schedule", step="activate", authority_id=OLD_ISSUER)
     admin.statuses = [status]
     pem = ssl.DER_cert_to_PEM_cert(b"der")
     said = authority(admin, "show", OLD_ROOT[:4].upper(), "--pem")
     assert said.startswith(f"id               {OLD_ROOT}\nkind             root\nstate            active\n")
+    assert f"\ncross_signed_by  {NEW_ROOT}\n" in said
     assert f"\nsha256           {hashlib.sha256(b'der').hexdigest()}\n" in said
     assert said.endswith(f"\nLAST STEPS\n2027-01-15T08:00:00Z  operator  activate  {OLD_ROOT}  (forced): now\n\n{pem}")
     shown = json.loads(authority(admin, "show", OLD_ROOT, "--pem", "-o", "json"))

@@ -1,4 +1,4 @@
-"""The answer of Istio's protocol while a new root is cross-signed."""
+"""What callers and operators are told while a new root is cross-signed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from meshca.authority.ring import AuthorityKind
 from meshca.pki.keys import KeyAlgorithm
+from meshca.rpc.admin_messages import authority_message
 from meshca.rpc.certificates import istio_response
 from meshca.services.issuance import SigningRequest
 from tests.assets.csrs import good_pem, key_of
 from tests.assets.founded import WORKLOAD, found_ca, rotated_root
 
 CSR = good_pem(key_of(KeyAlgorithm.P256))
+
+
+def test_operators_are_told_which_root_has_signed_another() -> None:
+    old, new = rotated_root(found_ca(), CSR).ring.of(AuthorityKind.ROOT)
+    assert [authority_message(each).cross_signed_by for each in (old, new)] == ["", old.id]
 
 
 def test_istios_clients_get_leaf_issuer_and_cross_certificate_and_then_the_roots() -> None:

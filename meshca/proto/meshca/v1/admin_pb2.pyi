@@ -229,6 +229,7 @@ class Authority(message.Message):
     DISTRUST_AT_FIELD_NUMBER: builtins.int
     CERTIFICATE_FIELD_NUMBER: builtins.int
     EXTERNAL_FIELD_NUMBER: builtins.int
+    CROSS_SIGNED_BY_FIELD_NUMBER: builtins.int
     id: builtins.str
     kind: builtins.str
     """root or issuer."""
@@ -246,6 +247,8 @@ class Authority(message.Message):
     """DER."""
     external: builtins.bool
     """A root whose key is elsewhere."""
+    cross_signed_by: builtins.str
+    """The root that has signed a certificate of this one, too; empty for none."""
     def __init__(
         self,
         *,
@@ -260,10 +263,11 @@ class Authority(message.Message):
         distrust_at: builtins.int = ...,
         certificate: builtins.bytes = ...,
         external: builtins.bool = ...,
+        cross_signed_by: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["bundle_sequence", b"bundle_sequence", "certificate", b"certificate", "distrust_at", b"distrust_at", "external", b"external", "id", b"id", "issuer_id", b"issuer_id", "kind", b"kind", "not_after", b"not_after", "not_before", b"not_before", "since", b"since", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bundle_sequence", b"bundle_sequence", "certificate", b"certificate", "cross_signed_by", b"cross_signed_by", "distrust_at", b"distrust_at", "external", b"external", "id", b"id", "issuer_id", b"issuer_id", "kind", b"kind", "not_after", b"not_after", "not_before", b"not_before", "since", b"since", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
