@@ -165,7 +165,7 @@ def _signal(program: Program, number: signal.Signals) -> None:
     program.process.send_signal(number)
 
 
-async def serve_under(server: Server, envoys: Collection[Envoy], root_id: str, seconds: float = 30.0) -> None:
+async def serve_under(server: Server, envoys: Collection[Envoy], root_id: str, seconds: float = 60.0) -> None:
     """Waits until each Envoy serves certificates under that root alone, as the ledger knows them."""
     async with asyncio.timeout(seconds):
         while True:
@@ -182,7 +182,7 @@ async def _issued_under(server: Server, root_id: str) -> set[str]:
     return {record["serial"] for record in records if record["issuer_id"] in issuers}
 
 
-async def trust_only(server: Server, envoys: Iterable[Envoy], root_id: str, seconds: float = 30.0) -> None:
+async def trust_only(server: Server, envoys: Iterable[Envoy], root_id: str, seconds: float = 60.0) -> None:
     """Waits until that root is the whole bundle, for the server and in each Envoy."""
     reply = await until(server, lambda reply: trusted(reply) == [root_id], f"{root_id} to be alone", seconds)
     root = next(x509.load_der_x509_certificate(a.certificate) for a in reply.authorities if a.id == root_id)
