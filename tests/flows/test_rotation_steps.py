@@ -77,7 +77,7 @@ def steps(server: Server) -> list[str]:
 
 
 async def test_a_server_killed_after_every_step_of_a_rotation_completes_it(short_tmp: Path) -> None:
-    async with mesh(short_tmp, ttl_seconds=12, server_config=rotating(12)) as running_mesh:
+    async with mesh(short_tmp, ttl_seconds=20, server_config=rotating(20)) as running_mesh:
         server = running_mesh.server
         old = active_root(await standing(server))
         async with LongLived(running_mesh.outbound, DRIP) as lasting, Load(running_mesh.outbound) as load:
