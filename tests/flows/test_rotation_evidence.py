@@ -95,7 +95,7 @@ async def test_a_proxy_that_holds_back_its_ack_is_waited_for_and_named(short_tmp
         await trust.ack()
         new = successor(reply)
         await receives_a_certificate_under(new.certificate, identity)
-        assert "done" in await watched.ends()
+        assert "every certificate that is in use is under root" in await watched.ends()
         assert roots(await standing(server), "active") == [new.id]
 
 
@@ -117,7 +117,7 @@ async def test_a_proxy_that_refuses_the_next_root_is_named_with_its_reason_until
         async with proxy(agent):  # it is back with streams that accept it
             trust.call.cancel()
             await receives_a_certificate_under(successor(reply).certificate, identity)
-            assert "done" in await watched.ends()
+            assert "every certificate that is in use is under root" in await watched.ends()
         assert roots(await standing(server), "active") == [successor(reply).id]
 
 
@@ -136,7 +136,7 @@ async def test_agents_that_are_away_for_the_whole_rotation_are_waited_for(short_
                 await agents["client"].start()
                 await until(server, lambda reply: laggards(reply) == {str(SERVICE)}, "the one to be back")
                 resume(agents["service"])
-                assert "done" in await watched.ends()
+                assert "every certificate that is in use is under root" in await watched.ends()
         await serve_under(server, running_mesh.envoys.values(), successor(reply).id)
         await load.reach(50)
     assert load.failed == []
