@@ -125,6 +125,7 @@ class UpstreamDoor:
             kind = ErrorKind.UNAVAILABLE if error.kind is ErrorKind.UNAVAILABLE else ErrorKind.UNAUTHENTICATED
             raise MeshcaError(kind, _OPAQUE) from error
         self._downstream.check(caller)
+        self._downstream.check_issued_here(peer.certificate_chain[0])
         return caller
 
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 
 import structlog
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from meshca.authority.evidence import BundleFact, Channel
 from meshca.authority.progress import Alarm, Severity
@@ -67,6 +68,15 @@ class Downstream:
         if self._signing.latest().bans.concerns(caller):
             raise denied(f"{caller.id} may have no issuing CA here: it is revoked")
 
+    def check_issued_here(self, certificate: bytes) -> None:
+        """Raises DENIED for a certificate (DER, verified) that no issuing CA of this server has signed: those below may
+        sign for any name, and so for each other's.
+        """
+        leaf = x509.load_der_x509_certificate(certificate)
+        issuers = self._signing.latest().ring.of(AuthorityKind.ISSUER)
+        if not any(_has_signed(issuer.certificate, leaf) for issuer in issuers):
+            raise denied("this certificate is not of this server: come with one that you had from here")
+
     def mint(self, caller: Caller, csr: bytes, ttl: timedelta) -> tuple[bytes, ...]:
         """The issuing CA that `csr` asks for, DER, under the active root, which is not in the chain.
 
@@ -93,7 +103,8 @@ class Downstream:
 
     def acknowledge(self, caller: Caller, trusted: Collection[bytes], issuing: bytes) -> None:
         """Takes down that everybody behind the caller trusts these roots (SHA-256), and uses nothing older than the
-        issuing CA (DER). Nothing is taken down where a root is not trusted yet.
+        issuing CA (DER). Where a root of ours is not among them, that is taken down as a refusal of the bundle that
+        brought it in: it may have been trusted there before.
 
         Raises as `check` does, INVALID for a certificate that is not one that the caller had from here and that has not
         ended; UNAVAILABLE where that cannot be made durable.
@@ -106,9 +117,11 @@ class Downstream:
         if record is None:
             raise invalid("issuing is no certificate that the caller had from here, or it has ended")
         ring, now = self._signing.latest().ring, self._clock.now().replace(microsecond=0)
-        if not {root_digest(root.certificate) for root in ring.trusted} <= {digest.hex() for digest in trusted}:
-            return
-        fact = BundleFact(record.serial, str(caller.id), ring.sequence, Channel.STREAM, record.not_after, now)
+        known = {digest.hex() for digest in trusted}
+        lacking = [root for root in ring.trusted if root_digest(root.certificate) not in known]
+        sequence = min((root.bundle_sequence for root in lacking), default=ring.sequence)
+        refusal = f"not everybody below trusts root {lacking[0].id}" if lacking else ""
+        fact = BundleFact(record.serial, str(caller.id), sequence, Channel.STREAM, record.not_after, now, refusal)
         self._evidence.add([fact])
 
     def alarms(self) -> tuple[Alarm, ...]:
@@ -135,6 +148,14 @@ def _check_foreign(spki: bytes, ring: AuthorityRing) -> None:
     identifier = subject_key_identifier(spki).hex()
     if ring.find(identifier) is not None:
         raise invalid(f"csr is for the key of authority {identifier} of this server")
+
+
+def _has_signed(issuer: bytes, leaf: x509.Certificate) -> bool:
+    try:
+        leaf.verify_directly_issued_by(x509.load_der_x509_certificate(issuer))
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _serial_of(certificate: bytes) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from meshca.pki.keys import KeyAlgorithm
 from meshca.pki.requests import request_issuer
@@ -15,7 +17,9 @@ from meshca.proto.meshca.plugin.v1 import upstream_pb2 as pb
 from meshca.proto.meshca.plugin.v1.upstream_pb2_grpc import UpstreamAuthorityStub
 from meshca.spiffe.ids import TrustDomain
 from tests.assets.authorities import signer_of
-from tests.doors import MESH, WORKLOAD, RunningDoor, open_door
+from tests.assets.csrs import key_of
+from tests.doors import MESH, WORKLOAD, RunningDoor, open_door, private_pem
+from tests.svids import TestCa, new_key, uris
 
 EAST = f"spiffe://{MESH}/ca/east"
 CODE = grpc.StatusCode
@@ -67,6 +71,32 @@ def test_another_workload_has_neither_issuing_ca_nor_stream(door: RunningDoor) -
             code_of(lambda: stub.AcknowledgeRoots(acknowledge, timeout=10)),
         }
     assert refused == {(CODE.PERMISSION_DENIED, expected)}
+
+
+def test_a_server_below_cannot_come_as_another_with_a_certificate_that_it_signed_itself(
+    door: RunningDoor, east: UpstreamAuthorityStub
+) -> None:
+    (issuing,) = east.Mint(request(), timeout=10).chain
+    below = TestCa(x509.load_der_x509_certificate(issuing), key_of(KeyAlgorithm.P256, 9100))
+    key, now = new_key(), datetime.now(UTC)
+    identifier = below.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    leaf = below.svid(
+        *uris(EAST),
+        key=key,
+        authority_key_id=False,
+        extra=((x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), False),),
+        not_before=now - timedelta(minutes=1),
+        not_after=now + timedelta(hours=1),
+    )
+    certificates = (x509.load_der_x509_certificate(leaf), below.certificate)
+    chain = b"".join(each.public_bytes(Encoding.PEM) for each in certificates)
+    expected = (CODE.PERMISSION_DENIED, "this certificate is not of this server: come with one that you had from here")
+    with door.channel(credentials=(private_pem(key), chain)) as channel:
+        stub = UpstreamAuthorityStub(channel)
+        acknowledged = pb.AcknowledgeRootsRequest(issuing=issuing)
+        assert code_of(lambda: stub.Mint(request(), timeout=10)) == expected
+        assert code_of(lambda: stub.AcknowledgeRoots(acknowledged, timeout=10)) == expected
+        assert code_of(lambda: next(stub.WatchRoots(pb.WatchRootsRequest(), timeout=10))) == expected
 
 
 def test_a_token_proves_nothing_here(door: RunningDoor) -> None:

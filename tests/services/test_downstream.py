@@ -229,6 +229,24 @@ def test_a_root_waits_until_everybody_below_trusts_it(rig: Rig) -> None:
     assert rig.service.roots()[0] == rig.ca.ring.active(ROOT).certificate  # type: ignore[union-attr]
 
 
+def test_a_root_that_is_no_longer_trusted_below_is_waited_for_anew(rig: Rig) -> None:
+    made = rig.mint()
+    rig.acknowledge(made)
+    rig.ca.control.begin("planned")
+    rig.tick(1)
+    (old,) = rig.roots(AuthorityState.ACTIVE)
+    rig.acknowledge(made)
+    rig.acknowledge(made, rig.ca.ring.active(ROOT).certificate)  # type: ignore[union-attr]
+    rig.tick(10)
+    assert rig.roots(AuthorityState.ACTIVE) == [old]
+    (new,) = rig.roots(AuthorityState.PREPARED)
+    (laggard,) = rig.ca.control.standing().progress.coverage.laggards
+    assert laggard.refusal == f"not everybody below trusts root {new}"
+    rig.acknowledge(made)
+    rig.tick(5)
+    assert rig.roots(AuthorityState.ACTIVE) == [new]
+
+
 def test_without_any_word_from_below_a_root_is_not_used_either(rig: Rig) -> None:
     rig.mint()
     rig.ca.control.begin("planned")
