@@ -72,9 +72,15 @@ def parse_certificates(pem: bytes, source: str) -> tuple[x509.Certificate, ...]:
     if len(labels) > MAX_CERTIFICATES:
         raise invalid(f"{source} holds {len(labels)} certificates: at most {MAX_CERTIFICATES} are read")
     try:
-        return tuple(dict.fromkeys(x509.load_pem_x509_certificates(pem)))
-    except _BROKEN as error:
+        return tuple(dict.fromkeys(map(_whole, x509.load_pem_x509_certificates(pem))))
+    except (*_BROKEN, TypeError) as error:
         raise invalid(f"{source} holds a certificate that does not parse: {_brief(error)}") from error
+
+
+def _whole(certificate: x509.Certificate) -> x509.Certificate:
+    """The certificate, once its fields are parsed, which the library does only when they are asked for."""
+    _ = certificate.subject, certificate.issuer, certificate.extensions
+    return certificate
 
 
 def check_root(certificate: x509.Certificate, rules: ImportRules) -> x509.Certificate:

@@ -33,6 +33,7 @@ _log = structlog.get_logger("meshca.upstream")
 
 _LONGEST_WAIT = 12  # between two attempts, in polls
 _RETOLD = 60  # after so many polls, what is no news is told again
+_CLOSE_SECONDS = 1.0  # a plug-in that takes longer to close ends with the process
 _REST = 20  # after one was had, the next is not asked for before this fraction of its life
 T = TypeVar("T")
 
@@ -104,11 +105,19 @@ class Upstream:
         return tuple(found)
 
     def close(self) -> None:
-        """Waits for no answer any more."""
+        """Waits for no answer any more, and a second at most for the plug-in to close."""
         self._hearing.calls.close()
         self._minting.calls.close()
         self._telling.calls.close()
-        self._authority.close()
+        closing = threading.Thread(target=self._close_authority, name="upstream-close", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_SECONDS)
+
+    def _close_authority(self) -> None:
+        try:
+            self._authority.close()
+        except BaseException as error:  # noqa: BLE001  # others' code may raise anything, on a thread that is its own
+            _log.warning("upstream_close_failed", error=type(error).__name__)
 
     def _hear(self) -> None:
         told = self._hearing.calls.run("its roots", self._authority.roots)
@@ -203,7 +212,7 @@ def _answer(call: Callable[[], T], done: Future[T]) -> None:
         told: Exception = detached(error)
         if error.kind is ErrorKind.INTERNAL:  # it is the plug-in's, not ours
             told = unavailable(error.message)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # others' code may raise anything
+    except BaseException as error:  # noqa: BLE001  # others' code may raise anything, on a thread that is its own
         told = unavailable(f"it raised {type(error).__name__}")
     else:
         with suppress(InvalidStateError):  # nobody waits any more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from structlog.testing import capture_logs
 
 from meshca.authority.import_alarms import import_alarms
 from meshca.authority.progress import Severity
@@ -325,7 +327,39 @@ def test_closing_waits_for_no_answer(rig: Rig, stuck: Stuck) -> None:
     assert "the server is stopping" in rig.problems()[0]
 
 
-@pytest.mark.parametrize("error", [ValueError("the password is hunter2"), internal("broken state"), SystemExit(1)])
+def test_a_plug_in_that_will_not_close_does_not_keep_the_server(rig: Rig) -> None:
+    forever = threading.Event()
+    rig.fake.close = forever.wait  # type: ignore[method-assign, assignment]
+    closing = threading.Thread(target=rig.service.close)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()
+    forever.set()
+
+
+def test_a_plug_in_that_fails_to_close_ends_quietly(rig: Rig) -> None:
+    def breaks() -> None:
+        raise ValueError("the password is hunter2")
+
+    rig.fake.close = breaks  # type: ignore[method-assign]
+    with capture_logs() as logs:
+        rig.service.close()
+    assert logs == [{"event": "upstream_close_failed", "error": "ValueError", "log_level": "warning"}]
+
+
+def test_a_root_whose_name_cannot_be_read_is_refused_in_words(rig: Rig) -> None:
+    rig.look(3)
+    name = b"\x0c" + bytes([len("Next Root")]) + b"Next Root"
+    damaged = NEXT.der.replace(name, b"\x05" + name[1:])
+    assert damaged != NEXT.der
+    rig.fake.tells = lambda: [FIRST.der, damaged]
+    rig.look(1)
+    assert "the list of roots holds a certificate that does not parse" in rig.problems()[0]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("the password is hunter2"), internal("broken state"), SystemExit(1), CancelledError()]
+)
 def test_whatever_a_plug_in_raises_is_its_problem_and_not_ours(rig: Rig, error: BaseException) -> None:
     def breaks(*_: object) -> list[bytes]:
         raise error
