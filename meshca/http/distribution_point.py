@@ -59,6 +59,6 @@ def _has_it(request: Request, tag: str, since: datetime) -> bool:
         return any(each.strip().removeprefix("W/") in ("*", tag) for each in tags.split(","))
     try:
         then = parsedate_to_datetime(request.headers.get("if-modified-since", ""))
-    except ValueError:
+    except (ValueError, OverflowError):
         return False
     return then.tzinfo is not None and since <= then
