@@ -103,6 +103,7 @@ def seed(database: Path, rows: int) -> None:
     now = int(time.time())
     fixed = {"kind": "leaf", "dns_names": "[]", "method": "jwt", "attested": "bench", "key_fingerprint": "0" * 64}
     fixed |= {"issuer_id": "0" * 40, "not_before": now - 9000, "not_after": now - 5400, "bundle_sequence": 1}
+    fixed |= {"protocol": "istio", "renews": ""}
 
     def row(number: int) -> list[object]:
         name = f"spiffe://bench.test/ns/n{number % 997}/sa/s{number % 10007}"
