@@ -236,6 +236,7 @@ def _first_tick(core: Core) -> None:
             step()
         except MeshcaError as error:
             _log.error("tick_failed", job=name, kind=error.kind.value, reason=error.message)
+    core.authorities.keeper.refresh()  # a fleet's certificates take a while to read, and what was seen before is old
     _renew_identity(core)
 
 
